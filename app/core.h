@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "config/yaml.h"
+#include "report/progress.h"
+
+// The door between `diffuse` (no LibTorch, starts in milliseconds) and libdiffuse_core (all of LibTorch),
+// which is opened when there is work for it.
+
+namespace diffuse {
+
+struct GlobalOptions {
+  ProgressMode progress = ProgressMode::automatic;
+  int threads = 0;  // 0: all cores
+};
+
+struct TrainRequest {
+  GlobalOptions global;
+  LoadedConfig loaded;
+  std::string config_path;                // as the user gave it
+  std::string config_text;                // verbatim
+  std::vector<std::string> command;       // argv
+  std::vector<std::string> overrides;     // --set texts
+  std::string run_dir;                    // --run-dir; empty: a new numbered folder under run.root
+  std::string resume;                     // "", "auto", "never" or a path
+  std::vector<std::string> allow_change;  // keys that may differ on resume
+  int64_t stop_after_seconds = 0;         // --stop-after; 0: no limit
+  bool dry_run = false;                   // one step, nothing written
+};
+
+struct SampleRequest {
+  GlobalOptions global;
+  std::string checkpoint;  // checkpoint or run folder
+  int64_t count = 64;
+  std::vector<int64_t> grid;  // rows, columns; empty: square-ish
+  std::optional<int64_t> steps;
+  std::optional<std::string> variance;
+  std::optional<bool> clip;
+  std::optional<int64_t> seed;
+  std::optional<std::string> weights;  // ema | raw
+  std::optional<int64_t> batch;
+  std::string label = "all";           // class number, class name, or "all": in turn
+  std::string device = "auto";
+  std::string out;                     // folder, file.png, or "-" for stdout
+  bool singles = false;                // also one PNG a picture
+  int64_t trajectory = 0;              // rows of a trajectory grid along the chain; 0: none
+  bool force = false;                  // overwrite
+};
+
+struct Core {
+  int (*train)(const TrainRequest&);    // returns the exit code; throws Error
+  int (*sample)(const SampleRequest&);
+  std::string (*versions)();            // LibTorch version and what it was built with
+};
+
+/// Opens libdiffuse_core. Throws Error{device} with the remedy when LibTorch is not found.
+const Core& open_core();
+
+}  // namespace diffuse

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+# LibTorch from, in this order: -DLIBTORCH / the environment's LIBTORCH (a folder with include/ and lib/: the
+# zip's `libtorch` or a wheel's `site-packages/torch`), the checkout's .deps/venv, python3's torch (found
+# without importing it). Targets LibTorch::cpu (libtorch_cpu, libc10) and, where its libraries are,
+# LibTorch::cuda. TorchConfig.cmake is not used: it needs a working CUDA toolkit for a CUDA wheel.
+include(FindPackageHandleStandardArgs)
+
+if(NOT LIBTORCH)
+  set(LIBTORCH "$ENV{LIBTORCH}")
+endif()
+if(NOT LIBTORCH)
+  file(GLOB candidates ${PROJECT_SOURCE_DIR}/.deps/venv/lib/python3*/site-packages/torch)
+  if(candidates)
+    list(GET candidates 0 LIBTORCH)
+  else()
+    execute_process(
+      COMMAND python3 -c "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
+      OUTPUT_VARIABLE LIBTORCH OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  endif()
+endif()
+set(LIBTORCH "${LIBTORCH}" CACHE PATH "LibTorch 2.11: a folder with include/ and lib/" FORCE)
+
+if(LIBTORCH AND EXISTS ${LIBTORCH}/include/torch/csrc/api/include/torch/version.h)
+  file(STRINGS ${LIBTORCH}/include/torch/csrc/api/include/torch/version.h version_lines REGEX "define TORCH_VERSION_(MAJOR|MINOR|PATCH) ")
+  string(REGEX REPLACE ".*MAJOR ([0-9]+).*MINOR ([0-9]+).*PATCH ([0-9]+).*" "\\1.\\2.\\3" LibTorch_VERSION "${version_lines}")
+endif()
+find_library(LibTorch_CPU_LIBRARY torch_cpu PATHS ${LIBTORCH}/lib NO_DEFAULT_PATH)
+find_library(LibTorch_C10_LIBRARY c10 PATHS ${LIBTORCH}/lib NO_DEFAULT_PATH)
+find_library(LibTorch_CUDA_LIBRARY torch_cuda PATHS ${LIBTORCH}/lib NO_DEFAULT_PATH)
+find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda PATHS ${LIBTORCH}/lib NO_DEFAULT_PATH)
+find_package_handle_standard_args(LibTorch
+  REQUIRED_VARS LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY
+  VERSION_VAR LibTorch_VERSION
+  REASON_FAILURE_MESSAGE "set LIBTORCH to a LibTorch 2.11 folder, or run scripts/setup")
+
+if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
+  # libcudart and libcupti, which a CUDA wheel's libtorch_cpu needs, lie in sibling packages; its own RPATH
+  # finds them at run time, the linker is told here.
+  file(GLOB nvidia_dirs ${LIBTORCH}/../nvidia/*/lib)
+  set(link_dirs "")
+  foreach(dir ${nvidia_dirs})
+    list(APPEND link_dirs "-Wl,-rpath-link,${dir}")
+  endforeach()
+  add_library(LibTorch::c10 SHARED IMPORTED)
+  set_target_properties(LibTorch::c10 PROPERTIES IMPORTED_LOCATION ${LibTorch_C10_LIBRARY})
+  add_library(LibTorch::cpu SHARED IMPORTED)
+  set_target_properties(LibTorch::cpu PROPERTIES
+    IMPORTED_LOCATION ${LibTorch_CPU_LIBRARY}
+    INTERFACE_INCLUDE_DIRECTORIES "${LIBTORCH}/include;${LIBTORCH}/include/torch/csrc/api/include"
+    INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${LIBTORCH}/include;${LIBTORCH}/include/torch/csrc/api/include"
+    INTERFACE_LINK_LIBRARIES LibTorch::c10
+    INTERFACE_LINK_OPTIONS "-Wl,-rpath-link,${LIBTORCH}/lib;${link_dirs}")
+  if(LibTorch_CUDA_LIBRARY AND LibTorch_C10_CUDA_LIBRARY)
+    add_library(LibTorch::c10_cuda SHARED IMPORTED)
+    set_target_properties(LibTorch::c10_cuda PROPERTIES IMPORTED_LOCATION ${LibTorch_C10_CUDA_LIBRARY})
+    add_library(LibTorch::cuda SHARED IMPORTED)
+    set_target_properties(LibTorch::cuda PROPERTIES
+      IMPORTED_LOCATION ${LibTorch_CUDA_LIBRARY}
+      INTERFACE_LINK_LIBRARIES "LibTorch::c10_cuda;LibTorch::cpu")
+  endif()
+endif()

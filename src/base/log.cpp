@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT
+#include "base/log.h"
+
+#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/ansicolor_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <memory>
+#include <mutex>
+
+#include "base/error.h"
+
+namespace diffuse::log {
+namespace {
+
+struct State {
+  std::recursive_mutex mutex;
+  std::shared_ptr<spdlog::sinks::ansicolor_stderr_sink_mt> terminal;
+  std::unique_ptr<spdlog::logger> screen;
+  std::unique_ptr<spdlog::logger> file;
+  std::function<void()> before, after;
+
+  State() {
+    terminal = std::make_shared<spdlog::sinks::ansicolor_stderr_sink_mt>(spdlog::color_mode::never);
+    screen = std::make_unique<spdlog::logger>("diffuse", terminal);
+    screen->set_pattern("%^%v%$");
+  }
+};
+
+State& state() {
+  static State s;
+  return s;
+}
+
+void write(spdlog::level::level_enum level, const char* prefix, const std::string& message) {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  if (s.screen->should_log(level)) {
+    if (s.before) s.before();
+    s.screen->log(level, "{}{}", prefix, message);
+    s.screen->flush();
+    if (s.after) s.after();
+  }
+  if (s.file) s.file->log(level, message);
+}
+
+}  // namespace
+
+void set_level(Level level) {
+  static constexpr spdlog::level::level_enum levels[] = {
+      spdlog::level::debug, spdlog::level::info, spdlog::level::warn, spdlog::level::err, spdlog::level::off};
+  state().screen->set_level(levels[static_cast<int>(level)]);
+}
+
+void set_color(bool on) {
+  state().terminal->set_color_mode(on ? spdlog::color_mode::always : spdlog::color_mode::never);
+}
+
+void open_file(const std::string& path) {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  try {
+    auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path);
+    s.file = std::make_unique<spdlog::logger>("file", sink);
+  } catch (const spdlog::spdlog_ex& e) {
+    throw Error(Exit::run_folder, "cannot open the log file: " + std::string(e.what()));
+  }
+  s.file->set_level(spdlog::level::debug);
+  s.file->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
+  s.file->flush_on(spdlog::level::info);
+  // A full disk must not flood the terminal, nor stop a run.
+  s.file->set_error_handler([](const std::string&) {});
+}
+
+void close_file() {
+  const std::lock_guard lock(state().mutex);
+  state().file.reset();
+}
+
+void set_line_hooks(std::function<void()> before, std::function<void()> after) {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  s.before = std::move(before);
+  s.after = std::move(after);
+}
+
+void debug(const std::string& message) { write(spdlog::level::debug, "debug: ", message); }
+void info(const std::string& message) { write(spdlog::level::info, "", message); }
+void warn(const std::string& message) { write(spdlog::level::warn, "warning: ", message); }
+void error(const std::string& message) { write(spdlog::level::err, "error: ", message); }
+
+}  // namespace diffuse::log

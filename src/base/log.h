@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <functional>
+#include <string>
+
+// Messages to people: stderr, and a file once one is opened. stdout carries results only.
+namespace diffuse::log {
+
+enum class Level { debug, info, warn, error, off };
+
+void set_level(Level level);
+/// Colour on stderr. Default: none.
+void set_color(bool on);
+/// Also append every message, with time and level, to `path` (created if missing). Throws Error{run_folder}.
+void open_file(const std::string& path);
+void close_file();
+
+/// Runs before and after each message on stderr: a progress bar clears and redraws its line. Null: none.
+void set_line_hooks(std::function<void()> before, std::function<void()> after);
+
+void debug(const std::string& message);
+void info(const std::string& message);
+void warn(const std::string& message);
+void error(const std::string& message);
+
+}  // namespace diffuse::log

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "config/config.h"
+
+namespace diffuse {
+
+/// One `--set key=value`; `origin` names it in messages ("--set[1]").
+struct Override {
+  std::string text;
+  std::string origin;
+};
+
+struct LoadedConfig {
+  Config config;
+  std::vector<std::string> warnings;  // formatted with place
+  /// Where a full key's value came from: "config.yaml:12", "--set[1]" or "default".
+  std::function<std::string(const std::string&)> origin;
+};
+
+/// Reads a config (YAML 1.2 core without anchors, aliases, tags, merge keys, duplicate keys; at most 1 MiB,
+/// depth 64, 10,000 nodes, UTF-8), applies the overrides and checks it. All errors at once, each with
+/// file:line:column, source line and remedy, in one Error{config}.
+LoadedConfig load_config(const std::filesystem::path& file, const std::vector<Override>& overrides);
+LoadedConfig load_config_text(std::string_view text,
+                              const std::string& name,
+                              const std::filesystem::path& base_folder,
+                              const std::vector<Override>& overrides);
+
+/// The whole config as YAML; reading it gives an equal config. With `comments`, each key's help and (when
+/// `origin` is given) where it came from.
+std::string write_config(const Config& config,
+                         bool comments,
+                         const std::function<std::string(const std::string&)>& origin = nullptr);
+
+/// The keys whose values differ, as "diffusion.target: epsilon -> velocity". `affects_result_only` leaves
+/// out the fields that may change on resume.
+std::vector<std::string> config_differences(const Config& a, const Config& b, bool affects_result_only);
+
+}  // namespace diffuse

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "data/dataset.h"
+
+namespace diffuse {
+
+struct Batch {
+  int64_t step = 0;
+  std::vector<uint8_t> pixels;   // [batch, channels, height, width]
+  std::vector<int64_t> labels;   // [batch], -1 without labels
+  std::vector<int64_t> indices;  // [batch], of the dataset
+};
+
+/// The endless shuffled stream of global batches, addressable by step: batch `step` holds positions
+/// [step * batch, (step + 1) * batch) of the concatenated epochs, each a keyed permutation of the set. Order,
+/// flips and crops depend on (seed, epoch, position) alone, never on workers. A streamed image that turns
+/// out bad is replaced by the next position's good neighbour of the set (index + 1, ...), deterministically.
+class Batches {
+ public:
+  Batches(const Dataset& data, const DataOptions& options, int64_t batch, uint64_t seed, int64_t first_step);
+  ~Batches();
+
+  /// The next batch in order, waiting for the workers when needed. Rethrows what a worker threw.
+  Batch next();
+  /// Seconds that next() has waited so far.
+  double waited() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace diffuse

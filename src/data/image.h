@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "data/options.h"
+
+// Pictures as 8-bit arrays. No torch.
+
+namespace diffuse {
+
+/// Rows of interleaved channels: pixel (y, x, c) is data[(y * width + x) * channels + c].
+struct Image {
+  int64_t height = 0;
+  int64_t width = 0;
+  int64_t channels = 0;  // 1 grey, 3 RGB (decoded pictures have no alpha left)
+  std::vector<uint8_t> data;
+};
+
+/// Why one picture cannot be used. The message says what is wrong, without the path.
+class ImageError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+struct DecodeOptions {
+  int64_t channels = 3;
+  bool exif_orientation = true;
+  AlphaPolicy alpha = AlphaPolicy::white;
+  int64_t max_pixels = 67'108'864;
+  int64_t max_file_bytes = 67'108'864;
+};
+
+struct ImageHeader {
+  std::string format;  // "png", "jpeg", "bmp"
+  int64_t height = 0;  // before EXIF orientation
+  int64_t width = 0;
+  int64_t channels = 0;
+  int64_t bits = 8;
+};
+
+/// Size and type from the first bytes, by content. Throws ImageError for what is no supported picture.
+ImageHeader read_image_header(std::span<const uint8_t> file);
+
+/// Decodes PNG, BMP (stb_image) or JPEG (libjpeg-turbo), limits checked from the header before decoding.
+/// Throws ImageError.
+Image decode_image(std::span<const uint8_t> file, const DecodeOptions& options);
+
+/// Antialiased separable resize with Pillow's filter supports (within one level of Image.resize).
+Image resize_image(const Image& image, int64_t height, int64_t width, ResizeFilter filter);
+
+/// A window; it must lie inside.
+Image crop_image(const Image& image, int64_t top, int64_t left, int64_t height, int64_t width);
+
+/// PNG with text chunks (key, value), written atomically. Throws Error{write}.
+void write_png(const std::filesystem::path& path,
+               const Image& image,
+               const std::vector<std::pair<std::string, std::string>>& text = {});
+std::vector<uint8_t> encode_png(const Image& image,
+                                const std::vector<std::pair<std::string, std::string>>& text = {});
+/// The text chunks of a PNG file's bytes; empty when there are none or it is no PNG.
+std::vector<std::pair<std::string, std::string>> read_png_text(std::span<const uint8_t> file);
+
+/// Images of one size side by side, `columns` to a row, `gap` pixels of `background` around each.
+Image make_grid(const std::vector<Image>& images, int64_t columns, int64_t gap = 2, uint8_t background = 255);
+
+}  // namespace diffuse

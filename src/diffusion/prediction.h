@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "base/choice.h"
+#include "diffusion/level.h"
+
+// How to add a target: a struct with operator()(Level) -> Coefficients and one row in prediction.cpp's table.
+
+namespace diffuse {
+
+/// What the network's output F means: x_hat = c_skip z + c_out F (Karras et al. 2022, eq. 7; Table 1).
+struct Coefficients {
+  double c_skip = 0;
+  double c_out = 1;
+  double c_in = 1;     // the network is fed c_in z
+  double c_noise = 0;  // and this as its time
+};
+
+using Prediction = Choice<Coefficients(const Level&)>;
+
+/// epsilon, x0, velocity, score.
+const Prediction::Table& predictions();
+
+/// The network output that is right for (z, x0): F* = (x0 - c_skip z) / c_out = a x0 + b eps.
+struct TargetCoefficients {
+  double x0 = 0;
+  double eps = 0;
+};
+TargetCoefficients target_coefficients(const Prediction& prediction, const Level& level);
+
+/// Exact linear map between two targets at one level: F_to = a z + b F_from.
+struct Conversion {
+  double z = 0;
+  double f = 1;
+};
+Conversion convert(const Prediction& from, const Prediction& to, const Level& level);
+
+}  // namespace diffuse

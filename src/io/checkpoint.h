@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "io/safetensors.h"
+
+// A checkpoint is a folder step-NNNNNNNNN whose final name appears only by rename:
+//   model.safetensors ema.safetensors optim.safetensors state.json config.yaml MANIFEST.json
+// Write order: .tmp-step-N-<pid>, files, fsync each, MANIFEST, fsync, fsync folder, rename, fsync parent,
+// re-read and verify, `latest`, and only then old ones are removed. A kill at any instant leaves the
+// previous checkpoint intact.
+
+namespace diffuse {
+
+struct CheckpointFile {
+  std::string name;
+  std::vector<TensorView> tensors;  // a .safetensors file; or
+  std::string text;                 // a text file
+};
+
+struct ManifestEntry {
+  std::string name;
+  uint64_t size = 0;
+  std::string xxh3_128;  // hex
+};
+
+/// Writes checkpoint `step` under `folder` (created if missing). Returns its path. Throws Error{write}; what
+/// was there before is untouched then.
+std::filesystem::path write_checkpoint(const std::filesystem::path& folder,
+                                       int64_t step,
+                                       const std::vector<CheckpointFile>& files,
+                                       bool verify_after_write);
+
+/// Re-hashes every file against the manifest. Throws Error{checkpoint} that names the damaged file.
+std::vector<ManifestEntry> verify_checkpoint(const std::filesystem::path& checkpoint);
+/// The manifest's own hash: names the checkpoint's content ("diffuse inspect", PNG text).
+std::string checkpoint_hash(const std::filesystem::path& checkpoint);
+
+/// Complete checkpoints under `folder`, oldest first (by step). Unfinished ones are not listed.
+std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& folder);
+
+/// PATH may be a checkpoint, a `checkpoints` folder, or a run folder: the newest verified checkpoint in it. Damaged ones
+/// are passed over with a warning. Throws Error{checkpoint} when there is none.
+std::filesystem::path find_checkpoint(const std::filesystem::path& path);
+std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& folder);
+
+/// Removes all but the newest `keep_last` and those at multiples of `keep_every_steps` (0: none), and
+/// leftovers of killed writers.
+void prune_checkpoints(const std::filesystem::path& folder, int64_t keep_last, int64_t keep_every_steps);
+void remove_leftovers(const std::filesystem::path& folder);
+
+}  // namespace diffuse

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+// The safetensors format (huggingface.co/docs/safetensors): 8 bytes of header length, a JSON header, data.
+// No torch: tensors are bytes here. Pickle is never read.
+
+namespace diffuse {
+
+/// A tensor to write, or one found in a file.
+struct TensorView {
+  std::string name;
+  std::string dtype;  // "F32", "F64", "BF16", "I64", "U8", ...
+  std::vector<int64_t> shape;
+  std::span<const std::byte> bytes;  // row-major, little-endian
+};
+
+using Metadata = std::map<std::string, std::string>;
+
+/// Writes with fsync to `path`, which must not exist (the caller owns atomicity: io/checkpoint.h).
+/// Throws Error{write}.
+void write_safetensors(const std::filesystem::path& path,
+                       const std::vector<TensorView>& tensors,
+                       const Metadata& metadata = {});
+
+/// A file mapped into memory; the header is checked against the file before anything is used: sizes,
+/// dtypes, overlaps, holes, duplicate names, trailing bytes. Throws Error{checkpoint} with path and reason.
+class SafetensorsFile {
+ public:
+  explicit SafetensorsFile(const std::filesystem::path& path);
+  ~SafetensorsFile();
+  SafetensorsFile(SafetensorsFile&&) noexcept;
+  const std::vector<TensorView>& tensors() const;       // valid while this object lives
+  const TensorView* find(const std::string& name) const;  // null when absent
+  const Metadata& metadata() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace diffuse

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/fields.h"
+
+namespace diffuse {
+
+enum class Resample { conv, resnet };
+enum class TimeScaleShift { add, scale_shift };
+
+/// The time-conditioned U-Net: config section `model`. With the default options it computes what diffusers'
+/// UNet2DModel computes for the same weights.
+struct UNetOptions {
+  int64_t base_channels = 64;
+  std::vector<int64_t> channel_mult{1, 2, 2};  // width of each level / base_channels, finest first
+  int64_t blocks_per_level = 2;
+  std::vector<int64_t> attention_at{16};  // heights of the feature map whose levels get attention
+  int64_t head_channels = 8;                    // channels of one attention head
+  bool mid_attention = true;
+  int64_t norm_groups = 32;
+  double norm_eps = 1e-5;
+  double dropout = 0.0;
+  Resample downsample = Resample::conv;
+  Resample upsample = Resample::conv;
+  TimeScaleShift time_embedding = TimeScaleShift::add;
+  bool flip_sin_to_cos = true;
+  double freq_shift = 0.0;
+  int64_t downsample_padding = 1;
+  bool class_conditional = false;
+  bool zero_init = true;
+  void fields(Fields& f);
+
+  /// Reasons why the network cannot be built for `channels_in` x height x width; empty when it can. Each
+  /// names the sizes or numbers that work.
+  std::vector<std::string> problems(int64_t image_channels, int64_t height, int64_t width) const;
+};
+
+}  // namespace diffuse
