@@ -26,7 +26,7 @@ enum class Exit {
 /// remedy; `code` is the process exit code. Anything else that escapes is a bug (exit 1).
 class Error : public std::runtime_error {
  public:
-  Error(Exit code, const std::string& message) : std::runtime_error(message), code(code) {}
+  Error(Exit exit, const std::string& message) : std::runtime_error(message), code(exit) {}
   Exit code;
 };
 
