@@ -9,6 +9,17 @@
 
 namespace diffuse {
 
+/// How the initial values of a parameter are drawn.
+struct Init {
+  enum class Kind { constant, uniform, normal };
+  Kind kind = Kind::constant;
+  double value = 0.0;  // the constant; the bound of a uniform around 0; the standard deviation of a normal
+
+  static Init constant(double value) { return {Kind::constant, value}; }
+  static Init uniform(double bound) { return {Kind::uniform, bound}; }
+  static Init normal(double deviation) { return {Kind::normal, deviation}; }
+};
+
 /// One parameter tensor and its place in a flat buffer.
 struct ParamInfo {
   std::string name;            // as in diffusers' state_dict
@@ -16,8 +27,7 @@ struct ParamInfo {
   int64_t size = 0;            // elements
   int64_t offset = 0;          // elements from the start of the flat buffer
   bool decay = false;          // weight matrices and kernels; not norms and biases
-  double bound = 0.0;          // initial values: uniform in [center - bound, center + bound]
-  double center = 0.0;
+  Init init;
 };
 
 /// The tensors of a network in the order of their registration.
@@ -30,7 +40,7 @@ using Weights = std::vector<at::Tensor>;
 class ParamLayout {
  public:
   /// Registers a parameter; returns its number. Matrices and kernels (two and more dimensions) are decayed.
-  int64_t add(std::string name, std::vector<int64_t> shape, double bound, double center = 0.0);
+  int64_t add(std::string name, std::vector<int64_t> shape, Init init);
   /// Gives every parameter its offset; nothing can be added afterwards.
   void finalize();
 

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "nn/blocks.h"
@@ -43,7 +44,7 @@ class UNet {
   struct Level {
     std::vector<ResBlock> blocks;
     std::vector<AttentionBlock> attention;  // one after each block, or none
-    std::vector<Resampler> resampler;       // none or one, at the end
+    std::optional<Resampler> resampler;     // at the end
   };
 
   UNetOptions options_;
