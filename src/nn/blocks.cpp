@@ -148,12 +148,11 @@ at::Tensor AttentionBlock::operator()(const Pass& pass, const at::Tensor& x) con
   const int64_t pixels = x.size(2) * x.size(3);
   const int64_t head = pass.options.head_channels;
   // One transposed copy here instead of one in each of the three projections.
-  const at::Tensor h = norm(pass, x).view({n, channels, pixels}).transpose(1, 2).contiguous();
+  const at::Tensor h = norm(pass, x).reshape({n, channels, pixels}).transpose(1, 2).contiguous();
   const auto heads = [&](const Linear& projection) {
     return projection(pass, h).view({n, pixels, channels / head, head}).transpose(1, 2);
   };
-  const at::Tensor mixed =
-      at::scaled_dot_product_attention(heads(query), heads(key), heads(value));
+  const at::Tensor mixed = at::scaled_dot_product_attention(heads(query), heads(key), heads(value));
   const at::Tensor y = out(pass, mixed.transpose(1, 2).reshape({n, pixels, channels}));
   return at::add(x, y.transpose(1, 2).view(x.sizes()));
 }

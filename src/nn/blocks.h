@@ -11,7 +11,8 @@
 #include "nn/unet_options.h"
 #include "ops/noise.h"
 
-// The pieces of the U-Net: values that know the numbers of their parameters and are called with the weights.
+// The pieces of the U-Net: values that know the numbers of their parameters and are called with the
+// weights.
 
 namespace diffuse {
 
@@ -28,7 +29,8 @@ struct Pass {
   const Weights& weights;
   const UNetOptions& options;
   const DropoutKey* dropout;  // null: none
-  at::Tensor embedding;       // [n, embedding], after the activation: every residual block starts with it
+  at::Tensor
+      embedding;  // [n, embedding], after the activation: every residual block starts with it
 
   const at::Tensor& operator[](int64_t i) const { return weights[static_cast<size_t>(i)]; }
 };
@@ -37,7 +39,8 @@ struct Linear {
   int64_t weight = -1;
   int64_t bias = -1;
 
-  static Linear build(Builder& b, const std::string& name, int64_t in, int64_t out, bool zero = false);
+  static Linear build(
+      Builder& b, const std::string& name, int64_t in, int64_t out, bool zero = false);
   at::Tensor operator()(const Pass& pass, const at::Tensor& x) const;
 };
 
@@ -47,8 +50,12 @@ struct Conv {
   int64_t bias = -1;
   int64_t padding = 0;
 
-  static Conv build(
-      Builder& b, const std::string& name, int64_t in, int64_t out, int64_t kernel, bool zero = false);
+  static Conv build(Builder& b,
+                    const std::string& name,
+                    int64_t in,
+                    int64_t out,
+                    int64_t kernel,
+                    bool zero = false);
   at::Tensor operator()(const Pass& pass, const at::Tensor& x, int64_t stride = 1) const;
 };
 
@@ -98,21 +105,25 @@ struct AttentionBlock {
   at::Tensor operator()(const Pass& pass, const at::Tensor& x) const;
 };
 
-/// Halves or doubles a feature map: a convolution (strided, or after nearest-neighbour upsampling) or a
-/// residual block that resizes.
+/// Halves or doubles a feature map: a convolution (strided, or after nearest-neighbour upsampling)
+/// or a residual block that resizes.
 struct Resampler {
   bool up = false;
   std::optional<Conv> conv;
   std::optional<ResBlock> block;
 
   /// `height` and `width` are those of the output.
-  static Resampler build(
-      Builder& b, const std::string& name, bool up, int64_t channels, int64_t height, int64_t width);
+  static Resampler build(Builder& b,
+                         const std::string& name,
+                         bool up,
+                         int64_t channels,
+                         int64_t height,
+                         int64_t width);
   at::Tensor operator()(const Pass& pass, const at::Tensor& x) const;
 };
 
-/// Sinusoids of t (Vaswani et al. 2017, section 3.5), [n] to [n, channels], of type `type`: float64, or
-/// float32, in which case every step is rounded as in diffusers.
+/// Sinusoids of t (Vaswani et al. 2017, section 3.5), [n] to [n, channels], of type `type`:
+/// float64, or float32, in which case every step is rounded as in diffusers.
 at::Tensor time_sinusoids(const at::Tensor& t,
                           int64_t channels,
                           bool flip_sin_to_cos,

@@ -13,7 +13,8 @@ namespace diffuse {
 struct Init {
   enum class Kind { constant, uniform, normal };
   Kind kind = Kind::constant;
-  double value = 0.0;  // the constant; the bound of a uniform around 0; the standard deviation of a normal
+  double value =
+      0.0;  // the constant; the bound of a uniform around 0; the standard deviation of a normal
 
   static Init constant(double value) { return {Kind::constant, value}; }
   static Init uniform(double bound) { return {Kind::uniform, bound}; }
@@ -33,21 +34,22 @@ struct ParamInfo {
 /// The tensors of a network in the order of their registration.
 using Weights = std::vector<at::Tensor>;
 
-/// Where each parameter lies in a flat buffer. Every tensor starts at a multiple of 16 elements (a cache
-/// line of float32) and what lies between is padding that stays zero; the decayed tensors come first. So
-/// AdamW, clipping and EMA are a few operations over flat storage, and any buffer of this layout (weights,
-/// EMA, moments) can be the network's weights.
+/// Where each parameter lies in a flat buffer. Every tensor starts at a multiple of 16 elements (a
+/// cache line of float32) and what lies between is padding that stays zero; the decayed tensors
+/// come first. So AdamW, clipping and EMA are a few operations over flat storage, and any buffer of
+/// this layout (weights, EMA, moments) can be the network's weights.
 class ParamLayout {
  public:
-  /// Registers a parameter; returns its number. Matrices and kernels (two and more dimensions) are decayed.
+  /// Registers a parameter; returns its number. Matrices and kernels (two and more dimensions) are
+  /// decayed.
   int64_t add(std::string name, std::vector<int64_t> shape, Init init);
   /// Gives every parameter its offset; nothing can be added afterwards.
   void finalize();
 
   const std::vector<ParamInfo>& infos() const { return infos_; }  // in the order of registration
   int64_t flat_size() const { return flat_size_; }                // with padding
-  int64_t decay_end() const { return decay_end_; }                // [0, decay_end) is the decayed part
-  int64_t count() const;                                          // real parameters, without padding
+  int64_t decay_end() const { return decay_end_; }  // [0, decay_end) is the decayed part
+  int64_t count() const;                            // real parameters, without padding
 
   /// The tensors of a flat buffer of this layout, as views (no copy).
   Weights views(const at::Tensor& flat) const;
@@ -62,11 +64,12 @@ class ParamLayout {
   int64_t decay_end_ = 0;
 };
 
-/// Trainable weights: a flat buffer, its gradient, and the leaf tensors that are views of both. backward()
-/// accumulates in place into grad(); zero it with grad().zero_().
+/// Trainable weights: a flat buffer, its gradient, and the leaf tensors that are views of both.
+/// backward() accumulates in place into grad(); zero it with grad().zero_().
 class Params {
  public:
-  /// `flat` is a contiguous 1-D buffer of the layout, on the device to train on; it is kept, not copied.
+  /// `flat` is a contiguous 1-D buffer of the layout, on the device to train on; it is kept, not
+  /// copied.
   Params(const ParamLayout& layout, at::Tensor flat);
 
   const at::Tensor& flat() const { return flat_; }

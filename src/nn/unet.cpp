@@ -27,9 +27,10 @@ UNet::UNet(const UNetOptions& options,
       num_classes_(num_classes) {
   const auto levels = static_cast<int64_t>(options.channel_mult.size());
   DIFFUSE_CHECK(levels > 0 && options.blocks_per_level > 0);
-  DIFFUSE_CHECK(height % (int64_t{1} << (levels - 1)) == 0 && width % (int64_t{1} << (levels - 1)) == 0);
+  DIFFUSE_CHECK(height % (int64_t{1} << (levels - 1)) == 0 &&
+                width % (int64_t{1} << (levels - 1)) == 0);
 
-  const int64_t embedding = 4 * options.base_channels;
+  const int64_t embedding = 4 * options.base_channels * options.channel_mult.front();
   Builder b{layout_, options_, embedding};
   const auto channels = [&](int64_t level) {
     return options.base_channels * options.channel_mult[static_cast<size_t>(level)];
@@ -79,12 +80,8 @@ UNet::UNet(const UNetOptions& options,
     Level& l = up_.emplace_back();
     for (int64_t i = 0; i <= options.blocks_per_level; ++i) {
       const std::string number = std::to_string(i);
-      l.blocks.push_back(ResBlock::build(b,
-                                         name + ".resnets." + number,
-                                         in + skips.back(),
-                                         out,
-                                         height >> level,
-                                         width >> level));
+      l.blocks.push_back(ResBlock::build(
+          b, name + ".resnets." + number, in + skips.back(), out, height >> level, width >> level));
       if (attends(level))
         l.attention.push_back(AttentionBlock::build(b, name + ".attentions." + number, out));
       in = out;
@@ -112,11 +109,12 @@ at::Tensor UNet::forward(const Weights& weights,
   DIFFUSE_CHECK(weights.size() == layout_.infos().size());
 
   Pass pass{weights, options_, dropout, {}};
-  const at::Tensor sinusoids = time_sinusoids(t,
-                                              options_.base_channels * options_.channel_mult.front(),
-                                              options_.flip_sin_to_cos,
-                                              options_.freq_shift,
-                                              x.scalar_type());
+  const at::Tensor sinusoids =
+      time_sinusoids(t,
+                     options_.base_channels * options_.channel_mult.front(),
+                     options_.flip_sin_to_cos,
+                     options_.freq_shift,
+                     x.scalar_type());
   at::Tensor embedding = time2_(pass, at::silu(time1_(pass, sinusoids)));
   if (num_classes_ > 0)
     embedding = at::add(embedding, at::embedding(pass[class_embedding_], labels));

@@ -14,8 +14,8 @@
 
 namespace diffuse {
 
-/// The time-conditioned U-Net of DDPM (Ho et al. 2020, appendix B) and its descendants. It owns no weights:
-/// forward takes any tensors of its layout, so raw and EMA weights are used in place.
+/// The time-conditioned U-Net of DDPM (Ho et al. 2020, appendix B) and its descendants. It owns no
+/// weights: forward takes any tensors of its layout, so raw and EMA weights are used in place.
 class UNet {
  public:
   /// `num_classes` 0: no class embedding. The options must have no problems() for the size.
@@ -30,10 +30,10 @@ class UNet {
   int64_t parameter_count() const { return layout_.count(); }
   int64_t num_classes() const { return num_classes_; }
 
-  /// x [n, in_channels, height, width], float32 or float64 like the weights; t [n], the chain index (any
-  /// real number); labels [n] int64 in [0, num_classes), undefined exactly when there are no classes;
-  /// dropout: null for evaluation. Returns [n, out_channels, height, width], contiguous; of type bfloat16
-  /// under bfloat16 autocast.
+  /// x [n, in_channels, height, width], float32 or float64 like the weights; t [n], the chain index
+  /// (any real number); labels [n] int64 in [0, num_classes), undefined exactly when there are no
+  /// classes; dropout: null for evaluation. Returns [n, out_channels, height, width], contiguous;
+  /// of type bfloat16 under bfloat16 autocast.
   at::Tensor forward(const Weights& weights,
                      const at::Tensor& x,
                      const at::Tensor& t,
