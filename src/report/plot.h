@@ -21,8 +21,8 @@ struct Panel {
   std::vector<Series> series;
 };
 
-/// Panels below each other as one SVG document; axes with round ticks, a legend where a panel has several
-/// series. Non-finite points break the line.
+/// Panels below each other as one SVG document; axes with round ticks, a legend where a panel has
+/// several series. Non-finite points break the line.
 std::string plot_svg(const std::vector<Panel>& panels);
 
 /// Loss (with a smoothed line), learning rate and gradient norm over steps: plots/train.svg.

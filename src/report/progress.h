@@ -9,11 +9,12 @@ namespace diffuse {
 
 enum class ProgressMode { automatic, bar, plain, none };
 
-/// automatic becomes bar on a terminal that can redraw a line (TERM is set and not dumb), else plain.
+/// automatic becomes bar on a terminal that can redraw a line (TERM is set and not dumb), else
+/// plain.
 ProgressMode resolve_progress(ProgressMode mode);
 
-/// One line on stderr: redrawn at most 10 times a second as a bar, or nothing between plain lines. Log
-/// messages printed meanwhile do not tear it.
+/// One line on stderr: redrawn at most 10 times a second as a bar, or nothing between plain lines.
+/// Log messages printed meanwhile do not tear it.
 class Progress {
  public:
   Progress(ProgressMode mode, std::string title, int64_t done, int64_t total);
