@@ -381,11 +381,11 @@ Points smooth(const Points& points) {
     if (std::isfinite(p.second)) finite.push_back(p);
   std::vector<double> sums{0};
   for (const auto& p : finite) sums.push_back(sums.back() + p.second);
+  const size_t reach = finite.size() / 100;
   Points out;
   for (size_t i = 0; i < finite.size(); ++i) {
-    const size_t reach = std::min({finite.size() / 100, i, finite.size() - 1 - i});
-    const double sum = sums[i + reach + 1] - sums[i - reach];
-    out.emplace_back(finite[i].first, sum / static_cast<double>(2 * reach + 1));
+    const size_t begin = i - std::min(i, reach), end = std::min(i + reach + 1, finite.size());
+    out.emplace_back(finite[i].first, (sums[end] - sums[begin]) / static_cast<double>(end - begin));
   }
   return out;
 }
