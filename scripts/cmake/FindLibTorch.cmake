@@ -2,7 +2,7 @@
 # LibTorch from, in this order: -DLIBTORCH / the environment's LIBTORCH (a folder with include/ and lib/: the
 # zip's `libtorch` or a wheel's `site-packages/torch`), the checkout's .deps/venv, python3's torch (found
 # without importing it). Targets LibTorch::cpu (libtorch_cpu, libc10) and, where its libraries are,
-# LibTorch::cuda. TorchConfig.cmake is not used: it needs a working CUDA toolkit for a CUDA wheel.
+# LibTorch::cuda (with LibTorch_CUDA_VERSION_MAJOR). TorchConfig.cmake is not used: it needs a working CUDA toolkit for a CUDA wheel.
 include(FindPackageHandleStandardArgs)
 
 if(NOT LIBTORCH)
@@ -50,12 +50,18 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
     INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${LIBTORCH}/include;${LIBTORCH}/include/torch/csrc/api/include"
     INTERFACE_LINK_LIBRARIES LibTorch::c10
     INTERFACE_LINK_OPTIONS "-Wl,-rpath-link,${LIBTORCH}/lib;${link_dirs}")
-  if(LibTorch_CUDA_LIBRARY AND LibTorch_C10_CUDA_LIBRARY)
+  # The CUDA runtime that LibTorch itself loads: a second one in the process would not see its streams.
+  file(GLOB cudart ${LIBTORCH}/lib/libcudart*.so.* ${LIBTORCH}/../nvidia/*/lib/libcudart.so.*)
+  if(LibTorch_CUDA_LIBRARY AND LibTorch_C10_CUDA_LIBRARY AND cudart)
+    list(GET cudart 0 cudart)
+    string(REGEX REPLACE ".*[.]so[.]([0-9]+).*" "\\1" LibTorch_CUDA_VERSION_MAJOR "${cudart}")
+    add_library(LibTorch::cudart SHARED IMPORTED)
+    set_target_properties(LibTorch::cudart PROPERTIES IMPORTED_LOCATION ${cudart})
     add_library(LibTorch::c10_cuda SHARED IMPORTED)
     set_target_properties(LibTorch::c10_cuda PROPERTIES IMPORTED_LOCATION ${LibTorch_C10_CUDA_LIBRARY})
     add_library(LibTorch::cuda SHARED IMPORTED)
     set_target_properties(LibTorch::cuda PROPERTIES
       IMPORTED_LOCATION ${LibTorch_CUDA_LIBRARY}
-      INTERFACE_LINK_LIBRARIES "LibTorch::c10_cuda;LibTorch::cpu")
+      INTERFACE_LINK_LIBRARIES "LibTorch::c10_cuda;LibTorch::cudart;LibTorch::cpu")
   endif()
 endif()

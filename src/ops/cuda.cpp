@@ -74,7 +74,11 @@ at::Device pick_device(const std::string& name) {
   std::string why;
   if (name == "auto") {
     if (open_cuda(&why) != nullptr) return at::Device(at::kCUDA, 0);
-    log::debug("device auto: the CPU, as " + why);
+    // Worth a person's attention only where there is a GPU that goes unused.
+    if (has_driver())
+      log::warn("device auto: the CPU is used, as " + why);
+    else
+      log::debug("device auto: the CPU is used, as " + why);
     return at::Device(at::kCPU);
   }
 
