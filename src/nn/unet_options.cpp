@@ -59,7 +59,7 @@ void UNetOptions::fields(Fields& f) {
            "how the time enters a residual block: added, or as scale and shift after the norm")
       .also_called({"resnet_time_scale_shift", "use_scale_shift_norm", "time_embedding_type"});
   f(flip_sin_to_cos, "flip_sin_to_cos", "time embedding in the order cos, sin");
-  f(freq_shift, "freq_shift", "shift of the time embedding's frequencies").at_least(0).below(1);
+  f(freq_shift, "freq_shift", "shift of the time embedding's frequencies").at_least(0).at_most(1);
   f(downsample_padding, "downsample_padding", "1: on all sides; 0: right and bottom only, as DDPM does")
       .at_least(0)
       .at_most(1);
