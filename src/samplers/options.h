@@ -10,7 +10,7 @@
 
 namespace diffuse {
 
-enum class Weights { ema, raw };
+enum class WeightSet { ema, raw };
 
 /// How pictures are drawn, during training (`every_steps`) and by `diffuse sample`: config section
 /// `sample`.
@@ -22,7 +22,7 @@ struct SampleOptions {
   std::optional<int64_t> batch;  // none: chosen from the image size
   bool clip = true;              // x0_hat to [-1, 1] at every step
   int64_t seed = 42;
-  Weights weights = Weights::ema;
+  WeightSet weights = WeightSet::ema;
   void fields(Fields& f);
 };
 
