@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-// The safetensors format (huggingface.co/docs/safetensors): 8 bytes of header length, a JSON header, data.
-// No torch: tensors are bytes here. Pickle is never read.
+// The safetensors format (huggingface.co/docs/safetensors): 8 bytes of header length, a JSON
+// header, data. No torch: tensors are bytes here. Pickle is never read.
 
 namespace diffuse {
 
@@ -19,10 +19,23 @@ struct TensorView {
   std::string name;
   std::string dtype;  // "F32", "F64", "BF16", "I64", "U8", ...
   std::vector<int64_t> shape;
-  std::span<const std::byte> bytes;  // row-major, little-endian
+  std::span<const std::byte>
+      bytes;  // row-major, little-endian; in a file of others perhaps unaligned
 };
 
 using Metadata = std::map<std::string, std::string>;
+
+/// The bytes of a safetensors file in pieces: the head, owned, and the tensors' memory, referenced.
+struct SafetensorsParts {
+  std::vector<std::byte> head;  // header length and header, a multiple of 8 bytes
+  std::vector<std::span<const std::byte>> data;
+  std::vector<std::span<const std::byte>> all() const;
+};
+
+/// Tensors come in the given order, except that wider dtypes come first: each is aligned to its
+/// element. Names are unique, and `bytes` has the size that dtype and shape say.
+SafetensorsParts safetensors_parts(const std::vector<TensorView>& tensors,
+                                   const Metadata& metadata = {});
 
 /// Writes with fsync to `path`, which must not exist (the caller owns atomicity: io/checkpoint.h).
 /// Throws Error{write}.
@@ -30,14 +43,16 @@ void write_safetensors(const std::filesystem::path& path,
                        const std::vector<TensorView>& tensors,
                        const Metadata& metadata = {});
 
-/// A file mapped into memory; the header is checked against the file before anything is used: sizes,
-/// dtypes, overlaps, holes, duplicate names, trailing bytes. Throws Error{checkpoint} with path and reason.
+/// A file mapped into memory; the header is checked against the file before anything is used:
+/// sizes, dtypes, overlaps, holes, duplicate names, trailing bytes. Throws Error{checkpoint} with
+/// path and reason.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
   ~SafetensorsFile();
   SafetensorsFile(SafetensorsFile&&) noexcept;
-  const std::vector<TensorView>& tensors() const;       // valid while this object lives
+  SafetensorsFile& operator=(SafetensorsFile&&) noexcept;
+  const std::vector<TensorView>& tensors() const;  // in file order; valid while this object lives
   const TensorView* find(const std::string& name) const;  // null when absent
   const Metadata& metadata() const;
 

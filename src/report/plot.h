@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,7 +12,9 @@ namespace diffuse {
 
 struct Series {
   std::string name;
-  std::vector<std::pair<double, double>> points;
+  std::vector<std::pair<double, double>> points;  // x ascending
+  bool faint = false;  // drawn pale and not in the legend: raw data under a smooth line
+  std::optional<size_t> color = std::nullopt;  // place in the palette; none: the place in the panel
 };
 
 struct Panel {
@@ -21,11 +24,14 @@ struct Panel {
   std::vector<Series> series;
 };
 
-/// Panels below each other as one SVG document; axes with round ticks, a legend where a panel has several
-/// series. Non-finite points break the line.
+/// Panels below each other as one SVG document; axes with round ticks, a legend where a panel has
+/// several series. Non-finite points (and those <= 0 on a log axis) break the line. More than 2000
+/// points of a series are thinned to the least and the greatest of each stretch. Equal input, equal
+/// text.
 std::string plot_svg(const std::vector<Panel>& panels);
 
-/// Loss (with a smoothed line), learning rate and gradient norm over steps: plots/train.svg.
+/// Loss (with a smoothed line), learning rate and gradient norm over steps: plots/train.svg. Reads
+/// the metrics "loss", "loss_raw" (unweighted), "lr" and "grad_norm".
 std::string plot_training(const std::vector<MetricRow>& rows);
 
 }  // namespace diffuse

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: MIT
+#include "io/run_folder.h"
+
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "io/checkpoint.h"
+
+namespace diffuse {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+constexpr const char* kLock = "run.lock";
+constexpr uint64_t kMaxCommands = 16 << 20;
+
+[[noreturn]] void fail(const std::string& what) {
+  throw Error(Exit::run_folder, what + "; choose another place with --run-dir or run.root");
+}
+
+/// Texts from outside (paths, host names) may hold any bytes; JSON may not.
+std::string dump(const ordered_json& value, int indent = -1) {
+  return value.dump(indent, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  ::gmtime_r(&now, &utc);
+  char text[32];
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
+}
+
+void create_folders(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) fail("cannot create " + path.string() + ": " + error.message());
+}
+
+/// Whether there is anything but the lock file of a run that wrote nothing else.
+bool has_content(const fs::path& folder) {
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error); !error && it != fs::directory_iterator();
+       it.increment(error))
+    if (it->path().filename() != kLock) return true;
+  if (error) fail("cannot list " + folder.string() + ": " + error.message());
+  return false;
+}
+
+std::unique_ptr<FileLock> lock_folder(const fs::path& folder) {
+  if (::access(folder.c_str(), W_OK) != 0)
+    fail("cannot write to " + folder.string() + ": " + std::strerror(errno));
+  return std::make_unique<FileLock>(folder / kLock);
+}
+
+/// The number of run folder `entry` of this name, 0 if it is none.
+uint64_t number_of(const std::string& entry, const std::string& name) {
+  if (entry.size() <= name.size() + 1 || entry.compare(0, name.size(), name) != 0 ||
+      entry[name.size()] != '-')
+    return 0;
+  uint64_t number = 0;
+  const char* end = entry.data() + entry.size();
+  const auto [rest, error] = std::from_chars(entry.data() + name.size() + 1, end, number);
+  return error == std::errc() && rest == end && number < 1'000'000'000 ? number : 0;
+}
+
+/// Temporary files of replacements that a kill interrupted: NAME.tmp-PID.
+void remove_temporaries(const fs::path& folder) {
+  std::vector<fs::path> found;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error); !error && it != fs::directory_iterator();
+       it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    const size_t at = name.rfind(".tmp-");
+    if (at != std::string::npos && at + 5 < name.size() &&
+        name.find_first_not_of("0123456789", at + 5) == std::string::npos)
+      found.push_back(it->path());
+  }
+  for (const fs::path& path : found) fs::remove(path, error);
+}
+
+std::string cpu_name() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);) {
+    if (line.rfind("model name", 0) != 0) continue;
+    const size_t colon = line.find(": ");
+    if (colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "unknown";
+}
+
+/// The locale that the environment asks for (POSIX order of precedence).
+std::string locale_name() {
+  for (const char* variable : {"LC_ALL", "LC_CTYPE", "LANG"})
+    if (const char* value = std::getenv(variable); value != nullptr && *value != '\0') return value;
+  return "C";
+}
+
+ordered_json environment(const std::vector<std::pair<std::string, std::string>>& more) {
+  ordered_json out;
+  for (const auto& [key, value] : more) out[key] = value;
+  char host[256] = {};
+  ::gethostname(host, sizeof(host) - 1);
+  utsname system{};
+  ::uname(&system);
+  std::error_code ignored;
+  out["host"] = host;
+  out["pid"] = ::getpid();
+  out["started"] = utc_now();
+  out["system"] = std::string(system.sysname) + " " + system.release + " " + system.machine;
+  out["cpu"] = cpu_name();
+  out["cpu_threads"] = std::thread::hardware_concurrency();
+  out["memory_bytes"] = static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE);
+  out["locale"] = locale_name();
+  out["working_folder"] = fs::current_path(ignored).string();
+  return out;
+}
+
+}  // namespace
+
+RunFolder::RunFolder(fs::path path, std::unique_ptr<FileLock> lock)
+    : path_(std::move(path)), lock_(std::move(lock)) {
+  for (const fs::path& folder : {checkpoints(), samples(), plots(), tensorboard()})
+    create_folders(folder);
+  remove_leftovers(checkpoints());
+  remove_temporaries(path_);
+}
+
+RunFolder RunFolder::create(const fs::path& root, const std::string& name) {
+  if (name.empty() || name.front() == '.' || name.find('/') != std::string::npos)
+    throw Error(Exit::run_folder,
+                "run.name \"" + name +
+                    "\" cannot name a folder: it must not be empty, contain '/' or start with '.'");
+  create_folders(root);
+  uint64_t number = 0;
+  std::error_code error;
+  for (fs::directory_iterator it(root, error); !error && it != fs::directory_iterator();
+       it.increment(error))
+    number = std::max(number, number_of(it->path().filename().string(), name));
+  if (error) fail("cannot list " + root.string() + ": " + error.message());
+  while (true) {
+    std::string digits = std::to_string(++number);
+    if (digits.size() < 3) digits.insert(0, 3 - digits.size(), '0');
+    const fs::path path = root / (name + "-" + digits);
+    // mkdir is atomic: of several starts one gets the number, the others go on to the next.
+    if (::mkdir(path.c_str(), 0777) == 0) return RunFolder(path, lock_folder(path));
+    if (errno != EEXIST) fail("cannot create " + path.string() + ": " + std::strerror(errno));
+  }
+}
+
+RunFolder RunFolder::open(const fs::path& path, bool resume) {
+  create_folders(path);
+  std::error_code ignored;
+  const auto refuse_content = [&] {
+    if (!resume && has_content(path))
+      throw Error(Exit::run_folder,
+                  path.string() +
+                      " exists and is not empty; go on with it by --resume auto, or choose another "
+                      "--run-dir");
+  };
+  // Somebody's own folder is refused before a lock file is put into it; a run in progress is better
+  // reported as such.
+  if (!fs::exists(path / kLock, ignored)) refuse_content();
+  auto lock = lock_folder(path);
+  refuse_content();
+  return RunFolder(path, std::move(lock));
+}
+
+void RunFolder::write_record(const RunRecord& record) const {
+  const auto put = [&](const char* name, const std::string& text) {
+    write_file_atomic(path_ / name, text, Exit::run_folder);
+  };
+  std::string overrides;
+  for (const std::string& text : record.overrides) overrides += text + "\n";
+  std::error_code ignored;
+  std::string commands;
+  if (fs::exists(path_ / "command.txt", ignored))
+    commands = read_file(path_ / "command.txt", Exit::run_folder, kMaxCommands);
+  commands += quote_command(record.command) + "\n";
+  put("config.yaml", record.config);
+  put("config.resolved.yaml", record.resolved_config);
+  put("overrides.txt", overrides);
+  put("command.txt", commands);
+  put("env.json", dump(environment(record.environment), 2) + "\n");
+}
+
+void RunFolder::write_status(const RunStatus& status) {
+  const auto now = std::chrono::steady_clock::now();
+  if (written_ && now - written_at_ < std::chrono::seconds(1) && written_->state == status.state &&
+      written_->last_checkpoint == status.last_checkpoint && written_->exit == status.exit)
+    return;
+  ordered_json out;
+  out["state"] = status.state;
+  out["step"] = status.step;
+  out["of"] = status.of;
+  out["eta"] = status.eta_seconds ? ordered_json(*status.eta_seconds) : ordered_json();
+  out["last_checkpoint"] =
+      status.last_checkpoint.empty() ? ordered_json() : ordered_json(status.last_checkpoint);
+  out["exit"] = status.exit ? ordered_json(*status.exit) : ordered_json();
+  out["time"] = utc_now();
+  try {
+    write_file_atomic(path_ / "status.json", dump(out, 1) + "\n");
+  } catch (const Error& e) {
+    if (!warned_) log::warn(std::string(e.what()) + "; the run goes on");
+    warned_ = true;
+  }
+  written_ = status;
+  written_at_ = now;
+}
+
+void RunFolder::write_data_report(
+    const std::vector<std::pair<std::string, std::string>>& skipped) const {
+  std::string lines;
+  for (const auto& [file, reason] : skipped)
+    lines += dump(ordered_json{{"path", file}, {"reason", reason}}) + "\n";
+  try {
+    write_file_atomic(path_ / "data_report.jsonl", lines);
+  } catch (const Error& e) {
+    log::warn(std::string(e.what()) + "; the run goes on");
+  }
+}
+
+std::string quote_command(const std::vector<std::string>& command) {
+  std::string out;
+  for (const std::string& word : command) {
+    if (!out.empty()) out += ' ';
+    const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+             std::strchr("_-+./:=,@%", c) != nullptr;
+    });
+    if (plain) {
+      out += word;
+      continue;
+    }
+    out += '\'';
+    for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    out += '\'';
+  }
+  return out;
+}
+
+}  // namespace diffuse
