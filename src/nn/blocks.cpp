@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT
+#include "nn/blocks.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/addcmul.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/avg_pool2d.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/conv2d.h>
+#include <ATen/ops/cos.h>
+#include <ATen/ops/group_norm.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/sin.h>
+#include <ATen/ops/upsample_nearest2d.h>
+
+#include <cmath>
+#include <vector>
+
+#include "base/error.h"
+
+namespace diffuse {
+namespace {
+
+// Ho et al. 2020's code: variance_scaling(1, fan_avg, uniform); variance 2 / (fan_in + fan_out).
+Init fan_avg(int64_t fan_in, int64_t fan_out) {
+  return Init::uniform(std::sqrt(6.0 / static_cast<double>(fan_in + fan_out)));
+}
+
+at::Tensor resized(const at::Tensor& x, ResBlock::Resize resize) {
+  switch (resize) {
+    case ResBlock::Resize::down:
+      return at::avg_pool2d(x, {2, 2}, {2, 2});
+    case ResBlock::Resize::up:
+      return at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)});
+    case ResBlock::Resize::none:
+      break;
+  }
+  return x;
+}
+
+}  // namespace
+
+Linear Linear::build(Builder& b, const std::string& name, int64_t in, int64_t out, bool zero) {
+  Linear l;
+  l.weight = b.layout.add(name + ".weight", {out, in}, zero ? Init::constant(0) : fan_avg(in, out));
+  l.bias = b.layout.add(name + ".bias", {out}, Init::constant(0));
+  return l;
+}
+
+at::Tensor Linear::operator()(const Pass& pass, const at::Tensor& x) const {
+  return at::linear(x, pass[weight], pass[bias]);
+}
+
+Conv Conv::build(
+    Builder& b, const std::string& name, int64_t in, int64_t out, int64_t kernel, bool zero) {
+  Conv c;
+  const int64_t area = kernel * kernel;
+  c.weight = b.layout.add(name + ".weight",
+                          {out, in, kernel, kernel},
+                          zero ? Init::constant(0) : fan_avg(in * area, out * area));
+  c.bias = b.layout.add(name + ".bias", {out}, Init::constant(0));
+  c.padding = kernel / 2;
+  return c;
+}
+
+at::Tensor Conv::operator()(const Pass& pass, const at::Tensor& x, int64_t stride) const {
+  return at::conv2d(x, pass[weight], pass[bias], stride, padding);
+}
+
+Norm Norm::build(Builder& b, const std::string& name, int64_t channels) {
+  DIFFUSE_CHECK(channels % b.options.norm_groups == 0);
+  Norm n;
+  n.weight = b.layout.add(name + ".weight", {channels}, Init::constant(1));
+  n.bias = b.layout.add(name + ".bias", {channels}, Init::constant(0));
+  return n;
+}
+
+at::Tensor Norm::operator()(const Pass& pass, const at::Tensor& x) const {
+  return at::group_norm(
+      x, pass.options.norm_groups, pass[weight], pass[bias], pass.options.norm_eps);
+}
+
+at::Tensor Norm::silu(const Pass& pass, const at::Tensor& x) const {
+  at::Tensor h = (*this)(pass, x);
+  // Backward needs the input of SiLU; without it the buffer is free to reuse.
+  return at::GradMode::is_enabled() ? at::silu(h) : at::silu_(h);
+}
+
+ResBlock ResBlock::build(Builder& b,
+                         const std::string& name,
+                         int64_t in,
+                         int64_t out,
+                         int64_t height,
+                         int64_t width,
+                         Resize resize) {
+  const bool scale = b.options.time_embedding == TimeScaleShift::scale_shift;
+  ResBlock r;
+  r.norm1 = Norm::build(b, name + ".norm1", in);
+  r.conv1 = Conv::build(b, name + ".conv1", in, out, 3);
+  r.time = Linear::build(b, name + ".time_emb_proj", b.embedding, scale ? 2 * out : out);
+  r.norm2 = Norm::build(b, name + ".norm2", out);
+  r.conv2 = Conv::build(b, name + ".conv2", out, out, 3, b.options.zero_init);
+  if (in != out) r.shortcut = Conv::build(b, name + ".conv_shortcut", in, out, 1);
+  r.resize = resize;
+  r.dropout_block = b.dropout_blocks;
+  b.dropout_blocks += dropout_blocks(out * height * width);
+  return r;
+}
+
+at::Tensor ResBlock::operator()(const Pass& pass, const at::Tensor& x) const {
+  // In place only on what a convolution or SiLU has just made: their backward does not need it.
+  at::Tensor h = conv1(pass, resized(norm1.silu(pass, x), resize));
+  const at::Tensor embedded = time(pass, pass.embedding).unsqueeze(-1).unsqueeze(-1);
+  if (pass.options.time_embedding == TimeScaleShift::add) {
+    h.add_(embedded);
+    h = norm2.silu(pass, h);
+  } else {
+    // Dhariwal and Nichol 2021, section 3, "adaptive group normalization".
+    const std::vector<at::Tensor> scale_shift = embedded.chunk(2, 1);
+    h = at::silu(at::addcmul(scale_shift[1], norm2(pass, h), at::add(scale_shift[0], 1)));
+  }
+  if (pass.dropout != nullptr && pass.options.dropout > 0)
+    h.mul_(dropout_mask(h, pass.options.dropout, *pass.dropout, dropout_block));
+  h = conv2(pass, h);
+  const at::Tensor skip = resized(x, resize);
+  return h.add_(shortcut ? (*shortcut)(pass, skip) : skip);
+}
+
+AttentionBlock AttentionBlock::build(Builder& b, const std::string& name, int64_t channels) {
+  DIFFUSE_CHECK(channels % b.options.head_channels == 0);
+  AttentionBlock a;
+  a.norm = Norm::build(b, name + ".group_norm", channels);
+  a.query = Linear::build(b, name + ".to_q", channels, channels);
+  a.key = Linear::build(b, name + ".to_k", channels, channels);
+  a.value = Linear::build(b, name + ".to_v", channels, channels);
+  a.out = Linear::build(b, name + ".to_out.0", channels, channels, b.options.zero_init);
+  return a;
+}
+
+at::Tensor AttentionBlock::operator()(const Pass& pass, const at::Tensor& x) const {
+  const int64_t n = x.size(0);
+  const int64_t channels = x.size(1);
+  const int64_t pixels = x.size(2) * x.size(3);
+  const int64_t head = pass.options.head_channels;
+  // One transposed copy here instead of one in each of the three projections.
+  const at::Tensor h = norm(pass, x).reshape({n, channels, pixels}).transpose(1, 2).contiguous();
+  const auto heads = [&](const Linear& projection) {
+    return projection(pass, h).view({n, pixels, channels / head, head}).transpose(1, 2);
+  };
+  const at::Tensor mixed = at::scaled_dot_product_attention(heads(query), heads(key), heads(value));
+  const at::Tensor y = out(pass, mixed.transpose(1, 2).reshape({n, pixels, channels}));
+  return at::add(x, y.transpose(1, 2).view(x.sizes()));
+}
+
+Resampler Resampler::build(
+    Builder& b, const std::string& name, bool up, int64_t channels, int64_t height, int64_t width) {
+  Resampler r;
+  r.up = up;
+  if ((up ? b.options.upsample : b.options.downsample) == Resample::resnet) {
+    const auto resize = up ? ResBlock::Resize::up : ResBlock::Resize::down;
+    r.block = ResBlock::build(b, name, channels, channels, height, width, resize);
+  } else {
+    r.conv = Conv::build(b, name + ".conv", channels, channels, 3);
+    if (!up) r.conv->padding = b.options.downsample_padding;
+  }
+  return r;
+}
+
+at::Tensor Resampler::operator()(const Pass& pass, const at::Tensor& x) const {
+  if (block) return (*block)(pass, x);
+  if (up) return (*conv)(pass, resized(x, ResBlock::Resize::up));
+  // Padding 0 stands for one row and column at the bottom and right, as in the DDPM checkpoints.
+  return (*conv)(pass, conv->padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x, 2);
+}
+
+at::Tensor time_sinusoids(const at::Tensor& t,
+                          int64_t channels,
+                          bool flip_sin_to_cos,
+                          double freq_shift,
+                          at::ScalarType type) {
+  const int64_t half = channels / 2;
+  const at::Tensor exponent = at::arange(half, t.options().dtype(type))
+                                  .mul_(-std::log(10000.0))
+                                  .div_(static_cast<double>(half) - freq_shift);
+  const at::Tensor angle = at::mul(t.to(type).unsqueeze(1), exponent.exp());
+  const at::Tensor sin = at::sin(angle);
+  const at::Tensor cos = at::cos(angle);
+  const at::Tensor both = flip_sin_to_cos ? at::cat({cos, sin}, 1) : at::cat({sin, cos}, 1);
+  return channels % 2 == 0 ? both : at::constant_pad_nd(both, {0, 1});
+}
+
+}  // namespace diffuse

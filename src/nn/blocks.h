@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "nn/params.h"
+#include "nn/unet_options.h"
+#include "ops/noise.h"
+
+// The pieces of the U-Net: values that know the numbers of their parameters and are called with the
+// weights.
+
+namespace diffuse {
+
+/// What the pieces need while the network is laid out.
+struct Builder {
+  ParamLayout& layout;
+  const UNetOptions& options;
+  int64_t embedding;           // channels of the time embedding
+  int64_t dropout_blocks = 0;  // of a random stream, given to the dropout layers so far
+};
+
+/// What the pieces need in one forward pass.
+struct Pass {
+  const Weights& weights;
+  const UNetOptions& options;
+  const DropoutKey* dropout;  // null: none
+  at::Tensor
+      embedding;  // [n, embedding], after the activation: every residual block starts with it
+
+  const at::Tensor& operator[](int64_t i) const { return weights[static_cast<size_t>(i)]; }
+};
+
+struct Linear {
+  int64_t weight = -1;
+  int64_t bias = -1;
+
+  static Linear build(
+      Builder& b, const std::string& name, int64_t in, int64_t out, bool zero = false);
+  at::Tensor operator()(const Pass& pass, const at::Tensor& x) const;
+};
+
+/// 3x3 with padding 1 or 1x1 without, unless told otherwise.
+struct Conv {
+  int64_t weight = -1;
+  int64_t bias = -1;
+  int64_t padding = 0;
+
+  static Conv build(Builder& b,
+                    const std::string& name,
+                    int64_t in,
+                    int64_t out,
+                    int64_t kernel,
+                    bool zero = false);
+  at::Tensor operator()(const Pass& pass, const at::Tensor& x, int64_t stride = 1) const;
+};
+
+struct Norm {
+  int64_t weight = -1;
+  int64_t bias = -1;
+
+  static Norm build(Builder& b, const std::string& name, int64_t channels);
+  at::Tensor operator()(const Pass& pass, const at::Tensor& x) const;
+  /// Followed by SiLU.
+  at::Tensor silu(const Pass& pass, const at::Tensor& x) const;
+};
+
+/// Norm, SiLU, (resize,) conv, time embedding, norm, SiLU, dropout, conv, around a skip connection.
+struct ResBlock {
+  enum class Resize { none, down, up };
+
+  Norm norm1;
+  Conv conv1;
+  Linear time;
+  Norm norm2;
+  Conv conv2;
+  std::optional<Conv> shortcut;  // where the width changes
+  Resize resize = Resize::none;
+  int64_t dropout_block = 0;
+
+  /// `height` and `width` are those of the output.
+  static ResBlock build(Builder& b,
+                        const std::string& name,
+                        int64_t in,
+                        int64_t out,
+                        int64_t height,
+                        int64_t width,
+                        Resize resize = Resize::none);
+  at::Tensor operator()(const Pass& pass, const at::Tensor& x) const;
+};
+
+/// Multi-head self-attention over the pixels of a feature map, around a skip connection.
+struct AttentionBlock {
+  Norm norm;
+  Linear query;
+  Linear key;
+  Linear value;
+  Linear out;
+
+  static AttentionBlock build(Builder& b, const std::string& name, int64_t channels);
+  at::Tensor operator()(const Pass& pass, const at::Tensor& x) const;
+};
+
+/// Halves or doubles a feature map: a convolution (strided, or after nearest-neighbour upsampling)
+/// or a residual block that resizes.
+struct Resampler {
+  bool up = false;
+  std::optional<Conv> conv;
+  std::optional<ResBlock> block;
+
+  /// `height` and `width` are those of the output.
+  static Resampler build(Builder& b,
+                         const std::string& name,
+                         bool up,
+                         int64_t channels,
+                         int64_t height,
+                         int64_t width);
+  at::Tensor operator()(const Pass& pass, const at::Tensor& x) const;
+};
+
+/// Sinusoids of t (Vaswani et al. 2017, section 3.5), [n] to [n, channels], of type `type`:
+/// float64, or float32, in which case every step is rounded as in diffusers.
+at::Tensor time_sinusoids(const at::Tensor& t,
+                          int64_t channels,
+                          bool flip_sin_to_cos,
+                          double freq_shift,
+                          at::ScalarType type);
+
+}  // namespace diffuse

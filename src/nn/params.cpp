@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+#include "nn/params.h"
+
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <utility>
+
+#include "base/error.h"
+#include "base/random.h"
+
+namespace diffuse {
+namespace {
+
+constexpr int64_t kAlignment = 16;
+
+void fill_initial(const ParamInfo& info, const Stream& stream, float* out) {
+  for (int64_t i = 0; i < info.size; i += 4) {
+    const auto block = static_cast<uint32_t>(i / 4);
+    const int64_t n = std::min<int64_t>(4, info.size - i);
+    if (info.init.kind == Init::Kind::normal) {
+      const std::array<float, 4> normal = random_normal4(stream, block);
+      for (int64_t j = 0; j < n; ++j)
+        out[i + j] = static_cast<float>(info.init.value) * normal[static_cast<size_t>(j)];
+    } else {
+      const Philox4 bits = random_block(stream, block);
+      for (int64_t j = 0; j < n; ++j)
+        out[i + j] = static_cast<float>(info.init.value * ((bits.v[j] + 0.5) * 0x1p-31 - 1.0));
+    }
+  }
+}
+
+}  // namespace
+
+int64_t ParamLayout::add(std::string name, std::vector<int64_t> shape, Init init) {
+  DIFFUSE_CHECK(flat_size_ == 0);
+  ParamInfo info;
+  info.name = std::move(name);
+  info.decay = shape.size() >= 2;
+  info.size = 1;
+  for (const int64_t n : shape) info.size *= n;
+  // Blocks of four values are numbered with 32 bits.
+  DIFFUSE_CHECK(info.size > 0 && info.size <= int64_t{1} << 34);
+  info.shape = std::move(shape);
+  info.init = init;
+  infos_.push_back(std::move(info));
+  return static_cast<int64_t>(infos_.size()) - 1;
+}
+
+void ParamLayout::finalize() {
+  DIFFUSE_CHECK(flat_size_ == 0 && !infos_.empty());
+  int64_t end = 0;
+  for (const bool decay : {true, false}) {
+    for (ParamInfo& info : infos_) {
+      if (info.decay != decay) continue;
+      info.offset = end;
+      end += (info.size + kAlignment - 1) / kAlignment * kAlignment;
+    }
+    if (decay) decay_end_ = end;
+  }
+  flat_size_ = end;
+}
+
+int64_t ParamLayout::count() const {
+  int64_t sum = 0;
+  for (const ParamInfo& info : infos_) sum += info.size;
+  return sum;
+}
+
+Weights ParamLayout::views(const at::Tensor& flat) const {
+  DIFFUSE_CHECK(flat.dim() == 1 && flat.size(0) == flat_size_ && flat.is_contiguous());
+  Weights out;
+  out.reserve(infos_.size());
+  for (const ParamInfo& info : infos_)
+    out.push_back(flat.narrow(0, info.offset, info.size).view(info.shape));
+  return out;
+}
+
+at::Tensor ParamLayout::initial(uint64_t seed) const {
+  at::Tensor flat = at::zeros({flat_size_}, at::kFloat);
+  float* const data = flat.mutable_data_ptr<float>();
+  for (size_t i = 0; i < infos_.size(); ++i) {
+    const ParamInfo& info = infos_[i];
+    if (info.init.kind == Init::Kind::constant)
+      std::fill_n(data + info.offset, info.size, static_cast<float>(info.init.value));
+    else
+      fill_initial(info, Stream{seed, Purpose::init, 0, i}, data + info.offset);
+  }
+  return flat;
+}
+
+Params::Params(const ParamLayout& layout, at::Tensor flat)
+    : flat_(std::move(flat)), grad_(at::zeros_like(flat_)) {
+  const Weights grads = layout.views(grad_);
+  // Detached, so that autocast, which does not keep the casts of differentiable views, keeps these.
+  for (const at::Tensor& view : layout.views(flat_)) weights_.push_back(view.detach());
+  for (size_t i = 0; i < weights_.size(); ++i) {
+    weights_[i].set_requires_grad(true);
+    weights_[i].mutable_grad() = grads[i].detach();
+  }
+}
+
+}  // namespace diffuse

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: MIT
+#include "nn/unet.h"
+
+#include <ATen/ops/add.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/silu.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+
+namespace diffuse {
+
+UNet::UNet(const UNetOptions& options,
+           int64_t in_channels,
+           int64_t out_channels,
+           int64_t height,
+           int64_t width,
+           int64_t num_classes)
+    : options_(options),
+      in_channels_(in_channels),
+      height_(height),
+      width_(width),
+      num_classes_(num_classes) {
+  const auto levels = static_cast<int64_t>(options.channel_mult.size());
+  DIFFUSE_CHECK(levels > 0 && options.blocks_per_level > 0);
+  DIFFUSE_CHECK(height % (int64_t{1} << (levels - 1)) == 0 &&
+                width % (int64_t{1} << (levels - 1)) == 0);
+
+  const int64_t embedding = 4 * options.base_channels * options.channel_mult.front();
+  Builder b{layout_, options_, embedding};
+  const auto channels = [&](int64_t level) {
+    return options.base_channels * options.channel_mult[static_cast<size_t>(level)];
+  };
+  const auto attends = [&](int64_t level) {
+    return std::ranges::count(options.attention_at, height >> level) > 0;
+  };
+
+  conv_in_ = Conv::build(b, "conv_in", in_channels, channels(0), 3);
+  time1_ = Linear::build(b, "time_embedding.linear_1", channels(0), embedding);
+  time2_ = Linear::build(b, "time_embedding.linear_2", embedding, embedding);
+  if (num_classes > 0)
+    class_embedding_ =
+        layout_.add("class_embedding.weight", {num_classes, embedding}, Init::normal(1));
+
+  std::vector<int64_t> skips{channels(0)};  // the widths that the way up takes in
+  int64_t in = channels(0);
+  for (int64_t level = 0; level < levels; ++level) {
+    const std::string name = "down_blocks." + std::to_string(level);
+    const int64_t out = channels(level);
+    Level& l = down_.emplace_back();
+    for (int64_t i = 0; i < options.blocks_per_level; ++i) {
+      const std::string number = std::to_string(i);
+      l.blocks.push_back(ResBlock::build(
+          b, name + ".resnets." + number, in, out, height >> level, width >> level));
+      if (attends(level))
+        l.attention.push_back(AttentionBlock::build(b, name + ".attentions." + number, out));
+      in = out;
+      skips.push_back(out);
+    }
+    if (level + 1 < levels) {
+      l.resampler = Resampler::build(
+          b, name + ".downsamplers.0", false, out, height >> (level + 1), width >> (level + 1));
+      skips.push_back(out);
+    }
+  }
+
+  const int64_t top = levels - 1;
+  for (const char* name : {"mid_block.resnets.0", "mid_block.resnets.1"})
+    middle_.blocks.push_back(ResBlock::build(b, name, in, in, height >> top, width >> top));
+  if (options.mid_attention)
+    middle_.attention.push_back(AttentionBlock::build(b, "mid_block.attentions.0", in));
+
+  for (int64_t level = top; level >= 0; --level) {
+    const std::string name = "up_blocks." + std::to_string(top - level);
+    const int64_t out = channels(level);
+    Level& l = up_.emplace_back();
+    for (int64_t i = 0; i <= options.blocks_per_level; ++i) {
+      const std::string number = std::to_string(i);
+      l.blocks.push_back(ResBlock::build(
+          b, name + ".resnets." + number, in + skips.back(), out, height >> level, width >> level));
+      if (attends(level))
+        l.attention.push_back(AttentionBlock::build(b, name + ".attentions." + number, out));
+      in = out;
+      skips.pop_back();
+    }
+    if (level > 0)
+      l.resampler = Resampler::build(
+          b, name + ".upsamplers.0", true, out, height >> (level - 1), width >> (level - 1));
+  }
+
+  norm_out_ = Norm::build(b, "conv_norm_out", in);
+  conv_out_ = Conv::build(b, "conv_out", in, out_channels, 3, options.zero_init);
+  layout_.finalize();
+}
+
+at::Tensor UNet::forward(const Weights& weights,
+                         const at::Tensor& x,
+                         const at::Tensor& t,
+                         const at::Tensor& labels,
+                         const DropoutKey* dropout) const {
+  DIFFUSE_CHECK(x.dim() == 4 && x.size(1) == in_channels_ && x.size(2) == height_ &&
+                x.size(3) == width_);
+  DIFFUSE_CHECK(t.dim() == 1 && t.size(0) == x.size(0));
+  DIFFUSE_CHECK(labels.defined() == (num_classes_ > 0));
+  DIFFUSE_CHECK(weights.size() == layout_.infos().size());
+
+  Pass pass{weights, options_, dropout, {}};
+  const at::Tensor sinusoids =
+      time_sinusoids(t,
+                     options_.base_channels * options_.channel_mult.front(),
+                     options_.flip_sin_to_cos,
+                     options_.freq_shift,
+                     x.scalar_type());
+  at::Tensor embedding = time2_(pass, at::silu(time1_(pass, sinusoids)));
+  if (num_classes_ > 0)
+    embedding = at::add(embedding, at::embedding(pass[class_embedding_], labels));
+  pass.embedding = at::silu(embedding);
+
+  at::Tensor h = conv_in_(pass, x);
+  std::vector<at::Tensor> skips{h};
+  for (const Level& level : down_) {
+    for (size_t i = 0; i < level.blocks.size(); ++i) {
+      h = level.blocks[i](pass, h);
+      if (!level.attention.empty()) h = level.attention[i](pass, h);
+      skips.push_back(h);
+    }
+    if (level.resampler) {
+      h = (*level.resampler)(pass, h);
+      skips.push_back(h);
+    }
+  }
+
+  h = middle_.blocks[0](pass, h);
+  if (!middle_.attention.empty()) h = middle_.attention[0](pass, h);
+  h = middle_.blocks[1](pass, h);
+
+  for (const Level& level : up_) {
+    for (size_t i = 0; i < level.blocks.size(); ++i) {
+      h = level.blocks[i](pass, at::cat({h, skips.back()}, 1));
+      skips.pop_back();
+      if (!level.attention.empty()) h = level.attention[i](pass, h);
+    }
+    if (level.resampler) h = (*level.resampler)(pass, h);
+  }
+  return conv_out_(pass, norm_out_.silu(pass, h));
+}
+
+}  // namespace diffuse

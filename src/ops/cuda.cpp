@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT
+#include "ops/cuda.h"
+
+#include <dlfcn.h>
+
+#include <charconv>
+#include <exception>
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/log.h"
+
+namespace diffuse {
+namespace {
+
+struct Opened {
+  const CudaOps* ops = nullptr;
+  std::string why;  // when ops is null
+};
+
+// The driver's control node, or its user library where the node is elsewhere (WSL): both are cheap
+// to ask for, while the CUDA libraries take a second and hundreds of megabytes to load.
+bool has_driver() {
+  std::error_code ignored;
+  if (std::filesystem::exists("/dev/nvidiactl", ignored)) return true;
+  void* const driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+  if (driver != nullptr) dlclose(driver);
+  return driver != nullptr;
+}
+
+Opened open() {
+  Opened out;
+  if (!has_driver()) {
+    out.why = "this machine has no NVIDIA driver (no /dev/nvidiactl, no libcuda.so.1)";
+    return out;
+  }
+  // By bare name: found beside the calling library through its RUNPATH. Never closed.
+  void* const library = dlopen("libdiffuse_cuda.so", RTLD_NOW | RTLD_GLOBAL);
+  if (library == nullptr) {
+    const std::string reason = dlerror();
+    out.why = reason.find("libdiffuse_cuda.so:") == 0
+                  ? "this build has no CUDA part (" + reason +
+                        "); build with nvcc installed and -DDIFFUSE_CUDA=ON"
+                  : "the CUDA libraries cannot be loaded (" + reason +
+                        "); install them with scripts/setup --cuda";
+    return out;
+  }
+  using Table = const CudaOps* (*)();
+  const auto table = reinterpret_cast<Table>(dlsym(library, "diffuse_cuda_ops"));
+  DIFFUSE_CHECK(table != nullptr);
+  const CudaOps* const ops = table();
+  try {
+    if (ops->device_count() > 0)
+      out.ops = ops;
+    else
+      out.why = "the NVIDIA driver shows no GPU (see nvidia-smi and CUDA_VISIBLE_DEVICES)";
+  } catch (const std::exception& e) {
+    out.why = std::string("CUDA does not start: ") + e.what();
+  }
+  return out;
+}
+
+}  // namespace
+
+const CudaOps* open_cuda(std::string* why) {
+  static const Opened opened = open();
+  if (why != nullptr) *why = opened.why;
+  return opened.ops;
+}
+
+at::Device pick_device(const std::string& name) {
+  if (name == "cpu") return at::Device(at::kCPU);
+
+  std::string why;
+  if (name == "auto") {
+    if (open_cuda(&why) != nullptr) return at::Device(at::kCUDA, 0);
+    log::debug("device auto: the CPU, as " + why);
+    return at::Device(at::kCPU);
+  }
+
+  int index = 0;
+  bool valid = name == "cuda";
+  if (name.starts_with("cuda:") && name.size() > 5 && name[5] != '-') {
+    const char* const end = name.data() + name.size();
+    const auto [rest, error] = std::from_chars(name.data() + 5, end, index);
+    valid = error == std::errc() && rest == end;
+  }
+  if (!valid)
+    throw Error(Exit::device,
+                "device '" + name + "' is none of auto, cpu, cuda, cuda:N (N from 0)");
+
+  const CudaOps* const cuda = open_cuda(&why);
+  if (cuda == nullptr)
+    throw Error(Exit::device,
+                "device '" + name + "' cannot be had: " + why + "; or use device cpu or auto");
+  const int count = cuda->device_count();
+  if (index >= count)
+    throw Error(
+        Exit::device,
+        "device '" + name + "' does not exist: this machine has " + std::to_string(count) +
+            (count == 1 ? " GPU, cuda:0" : " GPUs, cuda:0 to cuda:" + std::to_string(count - 1)));
+  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+}
+
+}  // namespace diffuse

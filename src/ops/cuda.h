@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <string>
+
+#include "base/random.h"
+
+namespace diffuse {
+
+/// What the plug-in libdiffuse_cuda offers, as one table. It is opened when a GPU is asked for, so
+/// that one build runs on machines with and without CUDA libraries.
+struct CudaOps {
+  int (*device_count)();
+  std::string (*device_name)(int device);
+  void (*synchronize)(int device);      // waits for all work of the device
+  int64_t (*memory_total)(int device);  // bytes
+  int64_t (*memory_used)(int device);   // bytes in live tensors
+  int64_t (*memory_peak)(int device);   // highest memory_used so far
+  /// The CUDA bodies of ops/noise.h. `samples`: host memory, one a row; null: first_sample + row.
+  void (*fill_normal)(const at::Tensor& out,
+                      uint64_t seed,
+                      Purpose purpose,
+                      uint64_t step,
+                      const int64_t* samples,
+                      int64_t first_sample);
+  void (*dropout_mask)(const at::Tensor& out,  // float32
+                       uint32_t threshold,
+                       float keep_value,
+                       uint64_t seed,
+                       uint64_t step,
+                       int64_t first_sample,
+                       int64_t first_block);
+};
+
+/// The plug-in's table, opened on the first call; null when it cannot be used, with the reason in
+/// `why` when that is given. Must come before anything asks LibTorch about CUDA: it looks for its
+/// CUDA part once.
+const CudaOps* open_cuda(std::string* why = nullptr);
+
+/// The device for `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes the first GPU that works, else
+/// the CPU, and does not load any CUDA library on a machine without an NVIDIA driver. Throws
+/// Error{device} with the remedy when a GPU was asked for and cannot be had.
+at::Device pick_device(const std::string& name);
+
+}  // namespace diffuse

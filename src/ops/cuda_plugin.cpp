@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <algorithm>
+
+#include "ops/cuda.h"
+#include "ops/kernels/philox.h"
+
+// libdiffuse_cuda: the launch side of the kernels. It brings libtorch_cuda into the process.
+
+namespace diffuse {
+namespace {
+
+c10::DeviceIndex index_of(int device) { return static_cast<c10::DeviceIndex>(device); }
+
+std::string device_name(int device) {
+  cudaDeviceProp properties;
+  C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  return properties.name;
+}
+
+void synchronize(int device) {
+  const c10::cuda::CUDAGuard guard(index_of(device));
+  c10::cuda::device_synchronize();
+}
+
+int64_t memory_total(int device) {
+  const c10::cuda::CUDAGuard guard(index_of(device));
+  size_t available = 0;
+  size_t total = 0;
+  C10_CUDA_CHECK(cudaMemGetInfo(&available, &total));
+  return static_cast<int64_t>(total);
+}
+
+c10::CachingDeviceAllocator::Stat allocated(int device) {
+  using c10::CachingDeviceAllocator::StatType;
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(index_of(device));
+  return stats.allocated_bytes[static_cast<size_t>(StatType::AGGREGATE)];
+}
+
+void fill_normal(const at::Tensor& out,
+                 uint64_t seed,
+                 Purpose purpose,
+                 uint64_t step,
+                 const int64_t* samples,
+                 int64_t first_sample) {
+  const c10::cuda::CUDAGuard guard(out.device());
+  at::Tensor on_device;
+  if (samples != nullptr) {
+    const at::Tensor host = at::empty({out.size(0)}, at::kLong);
+    std::copy_n(samples, out.size(0), host.mutable_data_ptr<int64_t>());
+    on_device = host.to(out.device());
+  }
+  C10_CUDA_CHECK(static_cast<cudaError_t>(
+      kernels::fill_normal(out.mutable_data_ptr<float>(),
+                           out.size(0),
+                           out.numel() / out.size(0),
+                           seed,
+                           static_cast<uint32_t>(purpose),
+                           step,
+                           samples != nullptr ? on_device.const_data_ptr<int64_t>() : nullptr,
+                           first_sample,
+                           c10::cuda::getCurrentCUDAStream(out.device().index()).stream())));
+}
+
+void dropout_mask(const at::Tensor& out,
+                  uint32_t threshold,
+                  float keep_value,
+                  uint64_t seed,
+                  uint64_t step,
+                  int64_t first_sample,
+                  int64_t first_block) {
+  const c10::cuda::CUDAGuard guard(out.device());
+  C10_CUDA_CHECK(static_cast<cudaError_t>(
+      kernels::dropout_mask(out.mutable_data_ptr<float>(),
+                            out.size(0),
+                            out.numel() / out.size(0),
+                            threshold,
+                            keep_value,
+                            seed,
+                            step,
+                            first_sample,
+                            first_block,
+                            c10::cuda::getCurrentCUDAStream(out.device().index()).stream())));
+}
+
+}  // namespace
+}  // namespace diffuse
+
+extern "C" const diffuse::CudaOps* diffuse_cuda_ops() {
+  using namespace diffuse;
+  static const CudaOps ops{
+      [] { return static_cast<int>(c10::cuda::device_count()); },
+      device_name,
+      synchronize,
+      memory_total,
+      [](int device) { return allocated(device).current; },
+      [](int device) { return allocated(device).peak; },
+      diffuse::fill_normal,
+      diffuse::dropout_mask,
+  };
+  return &ops;
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+#include "ops/kernels/philox.h"
+
+#include <cuda_runtime.h>
+
+#include "base/random.h"
+
+// One thread a block of random numbers, in a grid-stride loop. The bodies mirror the CPU's in
+// ops/noise.cpp and base/random.h, double precision included, so that both give the same floats up
+// to the rounding of the mathematical functions.
+
+namespace diffuse::kernels {
+namespace {
+
+constexpr int kThreads = 256;
+
+__global__ void normal_kernel(float* __restrict__ out,
+                              int64_t rows,
+                              int64_t row_size,
+                              uint64_t seed,
+                              uint32_t purpose,
+                              uint64_t step,
+                              const int64_t* __restrict__ samples,
+                              int64_t first_sample) {
+  const int64_t blocks = (row_size + 3) / 4;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * blocks;
+       i += stride) {
+    const int64_t row = i / blocks;
+    const int64_t block = i % blocks;
+    const int64_t sample = samples != nullptr ? samples[row] : first_sample + row;
+    const Stream stream{seed, static_cast<Purpose>(purpose), step, static_cast<uint64_t>(sample)};
+    const Philox4 b = random_block(stream, static_cast<uint32_t>(block));
+    float values[4];
+    for (int j = 0; j < 4; j += 2) {
+      const double r = sqrt(-2.0 * log((b.v[j] + 0.5) * 0x1p-32));
+      const double angle =
+          2.0 * 3.141592653589793238462643383279502884 * (b.v[j + 1] + 0.5) * 0x1p-32;
+      double sine;
+      double cosine;
+      sincos(angle, &sine, &cosine);
+      values[j] = static_cast<float>(r * cosine);
+      values[j + 1] = static_cast<float>(r * sine);
+    }
+    float* const to = out + row * row_size + 4 * block;
+    for (int j = 0; j < 4 && 4 * block + j < row_size; ++j) to[j] = values[j];
+  }
+}
+
+__global__ void dropout_kernel(float* __restrict__ out,
+                               int64_t rows,
+                               int64_t row_size,
+                               uint32_t threshold,
+                               float keep_value,
+                               uint64_t seed,
+                               uint64_t step,
+                               int64_t first_sample,
+                               int64_t first_block) {
+  const int64_t blocks = (row_size + 7) / 8;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * blocks;
+       i += stride) {
+    const int64_t row = i / blocks;
+    const int64_t block = i % blocks;
+    const Stream stream{seed, Purpose::dropout, step, static_cast<uint64_t>(first_sample + row)};
+    const Philox4 b = random_block(stream, static_cast<uint32_t>(first_block + block));
+    float* const to = out + row * row_size + 8 * block;
+    for (int j = 0; j < 8 && 8 * block + j < row_size; ++j)
+      to[j] = ((b.v[j / 2] >> (16 * (j % 2))) & 0xFFFFu) < threshold ? 0.0f : keep_value;
+  }
+}
+
+unsigned grid(int64_t work) {
+  // The loop covers what a larger grid would; 2^16 thread blocks fill any GPU.
+  const int64_t wanted = (work + kThreads - 1) / kThreads;
+  return static_cast<unsigned>(wanted < 65536 ? wanted : 65536);
+}
+
+}  // namespace
+
+int fill_normal(float* out,
+                int64_t rows,
+                int64_t row_size,
+                uint64_t seed,
+                uint32_t purpose,
+                uint64_t step,
+                const int64_t* samples,
+                int64_t first_sample,
+                void* stream) {
+  normal_kernel<<<grid(rows * ((row_size + 3) / 4)),
+                  kThreads,
+                  0,
+                  static_cast<cudaStream_t>(stream)>>>(
+      out, rows, row_size, seed, purpose, step, samples, first_sample);
+  return static_cast<int>(cudaGetLastError());
+}
+
+int dropout_mask(float* out,
+                 int64_t rows,
+                 int64_t row_size,
+                 uint32_t threshold,
+                 float keep_value,
+                 uint64_t seed,
+                 uint64_t step,
+                 int64_t first_sample,
+                 int64_t first_block,
+                 void* stream) {
+  dropout_kernel<<<grid(rows * ((row_size + 7) / 8)),
+                   kThreads,
+                   0,
+                   static_cast<cudaStream_t>(stream)>>>(
+      out, rows, row_size, threshold, keep_value, seed, step, first_sample, first_block);
+  return static_cast<int>(cudaGetLastError());
+}
+
+}  // namespace diffuse::kernels

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "base/random.h"
+
+namespace diffuse {
+
+/// Fills `out` [n, ...] (contiguous float32, CPU or CUDA) with standard normals: row i is the
+/// stream {seed, purpose, step, samples[i]}, element e number e of it. Needs samples.size() == n.
+void fill_normal(const at::Tensor& out,
+                 uint64_t seed,
+                 Purpose purpose,
+                 uint64_t step,
+                 at::ArrayRef<int64_t> samples);
+
+/// The same with row i the stream of sample first_sample + i.
+void fill_normal(
+    const at::Tensor& out, uint64_t seed, Purpose purpose, uint64_t step, int64_t first_sample);
+
+/// Names the dropout masks of one forward pass over rows first_sample, first_sample + 1, ... of the
+/// global batch: any split into micro-batches gives each row the same masks.
+struct DropoutKey {
+  uint64_t seed = 0;
+  uint64_t step = 0;
+  int64_t first_sample = 0;
+};
+
+/// The probability that dropout really uses: `p` rounded to a multiple of 2^-16.
+double dropout_probability(double p);
+
+/// Blocks of a stream that a mask of `elements` per sample takes.
+constexpr int64_t dropout_blocks(int64_t elements) { return (elements + 7) / 8; }
+
+/// A mask [n, ...] of the shape, type and device of `like`: 0 with probability q =
+/// dropout_probability(p), else 1 / (1 - q). Row i reads blocks first_block ... of the stream
+/// {seed, dropout, step, first_sample + i}; a network gives each of its layers a range of blocks of
+/// its own. 0 <= p < 1.
+at::Tensor dropout_mask(const at::Tensor& like,
+                        double p,
+                        const DropoutKey& key,
+                        int64_t first_block);
+
+}  // namespace diffuse
