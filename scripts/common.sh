@@ -62,22 +62,22 @@ build_jobs() {
   echo "$jobs"
 }
 
-# build FOLDER [CMAKE ARGUMENT...]: configures and builds.
+# build FOLDER TARGET [CMAKE ARGUMENT...]: configures and builds.
 build() {
-  local folder=$1 home jobs
-  shift
+  local folder=$1 target=$2 home jobs
+  shift 2
   if [[ -f $folder/CMakeCache.txt ]]; then
     home=$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$folder/CMakeCache.txt")
     [[ $home -ef $root ]] || fail "$folder was configured for another checkout ($home)" "Remove it: rm -r $folder"
   fi
   jobs=$(build_jobs)
-  step "Build $folder ($jobs at a time)"
+  step "Build $folder, $jobs at a time"
   cmake -S . -B "$folder" -G Ninja "$@" >"$folder.log" 2>&1 || {
     cat "$folder.log" >&2
     fail "configuring $folder failed, see above" "If a package is missing: scripts/setup installs what is needed."
   }
   rm -f "$folder.log"
-  cmake --build "$folder" -j "$jobs" || fail "building $folder failed, see above" \
+  cmake --build "$folder" --target "$target" -j "$jobs" || fail "building $folder failed, see above" \
     "If the compiler was killed, memory ran out: cmake --build $folder -j 1"
   finish "built"
 }
