@@ -17,7 +17,10 @@ void SampleOptions::fields(Fields& f) {
   f(steps, "steps", "steps of the chain that are used; auto: all of diffusion.steps")
       .at_least(1)
       .free_on_resume()
-      .also_called({"num_inference_steps", "sampling_timesteps", "sampling_steps", "ddpm_num_inference_steps"});
+      .also_called({"num_inference_steps",
+                    "sampling_timesteps",
+                    "sampling_steps",
+                    "ddpm_num_inference_steps"});
   f(batch, "batch", "pictures drawn at once; auto: by their size")
       .at_least(1)
       .free_on_resume()
@@ -25,8 +28,13 @@ void SampleOptions::fields(Fields& f) {
   f(clip, "clip", "clip the estimate of the clean picture to [-1, 1] at every step")
       .free_on_resume()
       .also_called({"clip_sample", "clip_denoised", "clip_x0"});
-  f(seed, "seed", "seed of the pictures; the same seed gives the same pictures").at_least(0).free_on_resume();
-  f.one_of(weights, "weights", {{Weights::ema, "ema"}, {Weights::raw, "raw"}}, "averaged or raw weights")
+  f(seed, "seed", "seed of the pictures; the same seed gives the same pictures")
+      .at_least(0)
+      .free_on_resume();
+  f.one_of(weights,
+           "weights",
+           {{WeightSet::ema, "ema"}, {WeightSet::raw, "raw"}},
+           "averaged or raw weights")
       .free_on_resume()
       .also_called({"use_ema"});
 }
