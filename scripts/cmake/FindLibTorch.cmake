@@ -5,8 +5,11 @@
 # LibTorch::cuda (with LibTorch_CUDA_VERSION_MAJOR). TorchConfig.cmake is not used: it needs a working CUDA toolkit for a CUDA wheel.
 include(FindPackageHandleStandardArgs)
 
-if(NOT LIBTORCH)
-  set(LIBTORCH "$ENV{LIBTORCH}")
+set(LIBTORCH "" CACHE PATH "LibTorch 2.11: a folder with include/ and lib/; empty: found by itself")
+# The environment's is remembered, for when ninja runs cmake without it; -D wins over it.
+if(NOT "$ENV{LIBTORCH}" STREQUAL "" AND LIBTORCH STREQUAL "${LibTorch_FROM_ENVIRONMENT}")
+  set(LIBTORCH "$ENV{LIBTORCH}" CACHE PATH "" FORCE)
+  set(LibTorch_FROM_ENVIRONMENT "$ENV{LIBTORCH}" CACHE INTERNAL "")
 endif()
 if(NOT LIBTORCH)
   file(GLOB candidates ${PROJECT_SOURCE_DIR}/.deps/venv/lib/python3*/site-packages/torch)
@@ -18,7 +21,13 @@ if(NOT LIBTORCH)
       OUTPUT_VARIABLE LIBTORCH OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
   endif()
 endif()
-set(LIBTORCH "${LIBTORCH}" CACHE PATH "LibTorch 2.11: a folder with include/ and lib/" FORCE)
+if(NOT LIBTORCH STREQUAL "${LibTorch_SEARCHED}")
+  unset(LibTorch_CPU_LIBRARY CACHE)
+  unset(LibTorch_C10_LIBRARY CACHE)
+  unset(LibTorch_CUDA_LIBRARY CACHE)
+  unset(LibTorch_C10_CUDA_LIBRARY CACHE)
+  set(LibTorch_SEARCHED "${LIBTORCH}" CACHE INTERNAL "")
+endif()
 
 if(LIBTORCH AND EXISTS ${LIBTORCH}/include/torch/headeronly/version.h)
   file(STRINGS ${LIBTORCH}/include/torch/headeronly/version.h version_lines REGEX "define TORCH_VERSION_(MAJOR|MINOR|PATCH) ")

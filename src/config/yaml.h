@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/error.h"
 #include "config/config.h"
 
 namespace diffuse {
@@ -17,16 +18,24 @@ struct Override {
   std::string origin;
 };
 
+/// Everything that is wrong with a config: what() is a finished report with `error:` in each entry.
+class ConfigError : public Error {
+ public:
+  explicit ConfigError(const std::string& report) : Error(Exit::config, report) {}
+};
+
 struct LoadedConfig {
   Config config;
-  std::vector<std::string> warnings;  // formatted with place
+  std::vector<std::string> warnings;  // each laid out like an error: "config.yaml:3:5: warning: ..."
   /// Where a full key's value came from: "config.yaml:12", "--set[1]" or "default".
   std::function<std::string(const std::string&)> origin;
 };
 
 /// Reads a config (YAML 1.2 core without anchors, aliases, tags, merge keys, duplicate keys; at most 1 MiB,
-/// depth 64, 10,000 nodes, UTF-8), applies the overrides and checks it. All errors at once, each with
-/// file:line:column, source line and remedy, in one Error{config}.
+/// depth 64, 10,000 nodes, UTF-8), applies the overrides in order and checks it. All errors at once (20 are
+/// shown), each with file:line:column, source line and remedy, in one ConfigError.
+/// A relative path in the file is relative to `base_folder` (load_config: the file's folder), one in an
+/// override to the current folder; the loaded config holds absolute paths.
 LoadedConfig load_config(const std::filesystem::path& file, const std::vector<Override>& overrides);
 LoadedConfig load_config_text(std::string_view text,
                               const std::string& name,

@@ -17,12 +17,17 @@ struct Batch {
 };
 
 /// The endless shuffled stream of global batches, addressable by step: batch `step` holds positions
-/// [step * batch, (step + 1) * batch) of the concatenated epochs, each a keyed permutation of the set. Order,
-/// flips and crops depend on (seed, epoch, position) alone, never on workers. A streamed image that turns
-/// out bad is replaced by the next position's good neighbour of the set (index + 1, ...), deterministically.
+/// [step * batch, (step + 1) * batch) of the concatenated epochs, each a keyed permutation of the
+/// set. Order, flips and crops depend on (seed, epoch, position) alone, never on workers. A
+/// streamed image that turns out bad is replaced by the next position's good neighbour of the set
+/// (index + 1, ...), deterministically.
 class Batches {
  public:
-  Batches(const Dataset& data, const DataOptions& options, int64_t batch, uint64_t seed, int64_t first_step);
+  Batches(const Dataset& data,
+          const DataOptions& options,
+          int64_t batch,
+          uint64_t seed,
+          int64_t first_step);
   ~Batches();
 
   /// The next batch in order, waiting for the workers when needed. Rethrows what a worker threw.

@@ -21,42 +21,59 @@ struct DataEntry {
 struct SkippedFile {
   std::string path;
   std::string reason;
+  bool picture =
+      false;  // named like a picture or one by content: counts as bad, other files do not
 };
 
 /// What a folder holds, from names and (optionally) headers: no pixel decoded.
 struct DataScan {
   std::vector<DataEntry> entries;        // byte-wise path order
   std::vector<std::string> label_names;  // index = label; class folders in byte-wise order
-  std::vector<SkippedFile> skipped;
+  std::vector<SkippedFile> skipped;      // byte-wise path order
   uint64_t fingerprint = 0;  // of the entries' paths and sizes: a resume on other data is noticed
 };
 
-/// Recursive; symlinked folders followed once. With `read_headers` the type is read by content and files
-/// that are no pictures, too large or damaged in the header are listed in `skipped`.
-/// Throws Error{data} when the folder is missing or holds no picture.
+/// Recursive; hidden files and folders are left out, symlinked folders followed once. With
+/// `read_headers` the type is read by content and files that are no pictures, too large or damaged
+/// in the header are listed in `skipped`; without, files are taken by their names' endings. With
+/// labels: subfolder, the first folder of a path is its class; pictures that lie in no subfolder at
+/// all have no label. Throws Error{data} when the folder is missing, cannot be read or holds no
+/// picture, or when pictures lie both beside and in class folders.
 DataScan scan_folder(const DataOptions& options, bool read_headers);
 
-/// Images ready for training: uint8, of size height x width x channels, by index. Thread-safe to read.
+/// "skipped N files, the first:" and a line for each of the first `most`.
+std::string list_skipped(const std::vector<SkippedFile>& skipped, size_t most = 5);
+
+/// The part of the options that decode_image needs.
+DecodeOptions decode_options(const DataOptions& options);
+
+/// Images ready for training: uint8, of size height x width x channels, by index. Thread-safe to
+/// read. Whether it is cached changes nothing but speed: an image that cannot be decoded keeps its
+/// index, and fetch() says so.
 class Dataset {
  public:
-  /// Scans; when the cache policy says so, decodes everything with `workers` threads (`progress` is called
-  /// with done and total). Bad files follow options.on_bad_image and max_bad_fraction: Error{data}.
+  /// Scans; when the cache policy says so, decodes everything with `workers` threads (`progress` is
+  /// called with done and total; what it throws stops the work). Bad files follow
+  /// options.on_bad_image and max_bad_fraction (a share of all files that look like pictures):
+  /// Error{data}. Each is also logged.
   Dataset(const DataOptions& options,
           const std::function<void(int64_t, int64_t)>& progress = nullptr);
   ~Dataset();
   Dataset(Dataset&&) noexcept;
 
-  int64_t size() const;  // usable images
+  int64_t size() const;    // images, with those that turned out bad since the scan
+  int64_t usable() const;  // without
   const DataScan& scan() const;
   bool cached() const;
   int64_t label(int64_t index) const;
 
-  /// Writes image `index`, flipped and cropped as asked, as height*width*channels interleaved bytes.
-  /// `crop` in [0,1)^2 places the window of a random crop (0.5, 0.5 is the centre). False when the file
-  /// turned out bad (streaming): it is recorded in bad().
+  /// Writes image `index`, flipped and cropped as asked, as height*width*channels interleaved
+  /// bytes. `crop_y`, `crop_x` in [0,1) place the window of a random crop (0.5, 0.5 is the centre).
+  /// False when the file is bad: it is recorded in bad(). Throws Error{data} when a file that turns
+  /// out bad now is one too many.
   bool fetch(int64_t index, bool flip, double crop_y, double crop_x, uint8_t* out) const;
 
-  /// Every file skipped so far, with reasons.
+  /// Every file skipped so far, with reasons, in byte-wise path order.
   std::vector<SkippedFile> bad() const;
 
  private:

@@ -6,6 +6,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "data/options.h"
@@ -44,29 +45,50 @@ struct ImageHeader {
   int64_t bits = 8;
 };
 
-/// Size and type from the first bytes, by content. Throws ImageError for what is no supported picture.
+/// Size and type from the first bytes, by content. Throws ImageError for what is no supported
+/// picture.
 ImageHeader read_image_header(std::span<const uint8_t> file);
 
-/// Decodes PNG, BMP (stb_image) or JPEG (libjpeg-turbo), limits checked from the header before decoding.
-/// Throws ImageError.
+/// The picture format of the content ("PNG", "WebP", ...), supported or not; empty when it is none
+/// known.
+std::string picture_type(std::span<const uint8_t> file);
+
+/// Throws ImageError when the size is empty or beyond the limits.
+void check_image_header(const ImageHeader& header, const DecodeOptions& options);
+
+/// Decodes PNG, BMP (stb_image) or JPEG (libjpeg-turbo), limits checked from the header before
+/// decoding. Throws ImageError.
 Image decode_image(std::span<const uint8_t> file, const DecodeOptions& options);
 
-/// Antialiased separable resize with Pillow's filter supports (within one level of Image.resize).
+/// Antialiased separable resize with Pillow's filter supports and arithmetic: equal to its
+/// Image.resize.
 Image resize_image(const Image& image, int64_t height, int64_t width, ResizeFilter filter);
 
 /// A window; it must lie inside.
 Image crop_image(const Image& image, int64_t top, int64_t left, int64_t height, int64_t width);
 
-/// PNG with text chunks (key, value), written atomically. Throws Error{write}.
+/// Brings a decoded picture to options.height() x width(): `center` cuts out the largest centred
+/// window of that aspect ratio and resizes it, `none` resizes without regard to the aspect ratio.
+/// `random` resizes to the smallest picture that covers the size; the caller cuts its window. A
+/// picture of the right size is returned as it is. Throws ImageError for one too elongated to cover
+/// the size within max_pixels.
+Image fit_image(Image image, const DataOptions& options);
+
+/// PNG with text chunks (key: 1 to 79 ASCII characters, value: UTF-8), written atomically. Throws
+/// Error{write}.
 void write_png(const std::filesystem::path& path,
                const Image& image,
                const std::vector<std::pair<std::string, std::string>>& text = {});
 std::vector<uint8_t> encode_png(const Image& image,
                                 const std::vector<std::pair<std::string, std::string>>& text = {});
-/// The text chunks of a PNG file's bytes; empty when there are none or it is no PNG.
+/// The text chunks of a PNG file's bytes, less compressed ones; empty when there are none or it is
+/// no PNG.
 std::vector<std::pair<std::string, std::string>> read_png_text(std::span<const uint8_t> file);
 
 /// Images of one size side by side, `columns` to a row, `gap` pixels of `background` around each.
-Image make_grid(const std::vector<Image>& images, int64_t columns, int64_t gap = 2, uint8_t background = 255);
+Image make_grid(const std::vector<Image>& images,
+                int64_t columns,
+                int64_t gap = 2,
+                uint8_t background = 255);
 
 }  // namespace diffuse

@@ -4,11 +4,13 @@
 #include "base/choice.h"
 #include "diffusion/level.h"
 
-// How to add a target: a struct with operator()(Level) -> Coefficients and one row in prediction.cpp's table.
+// How to add a target: a struct with operator()(Level) -> Coefficients and one row in
+// prediction.cpp's table.
 
 namespace diffuse {
 
-/// What the network's output F means: x_hat = c_skip z + c_out F (Karras et al. 2022, eq. 7; Table 1).
+/// What the network's output F means: x_hat = c_skip z + c_out F (Karras et al. 2022, eq. 7; Table
+/// 1).
 struct Coefficients {
   double c_skip = 0;
   double c_out = 1;

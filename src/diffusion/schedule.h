@@ -26,7 +26,8 @@ struct LinearSchedule {
   std::vector<double> operator()(int64_t steps) const;
 };
 
-/// alpha_bar = f(t+1)/f(0) with f(u) = cos^2((u/T + s)/(1 + s) pi/2), beta capped: Nichol & Dhariwal 2021, eq. 17.
+/// alpha_bar = f(t+1)/f(0) with f(u) = cos^2((u/T + s)/(1 + s) pi/2), beta capped: Nichol &
+/// Dhariwal 2021, eq. 17.
 struct CosineSchedule {
   double s = 0.008;
   double beta_max = 0.999;
@@ -43,8 +44,8 @@ struct ScaledLinearSchedule {
   std::vector<double> operator()(int64_t steps) const;
 };
 
-/// alpha_bar a logistic curve between start and end: Jabri et al. 2022 / Chen 2023, "On the importance of
-/// noise scheduling", alg. 1.
+/// alpha_bar a logistic curve between start and end: Jabri et al. 2022 / Chen 2023, "On the
+/// importance of noise scheduling", alg. 1.
 struct SigmoidSchedule {
   double start = -3;
   double end = 3;
@@ -54,9 +55,12 @@ struct SigmoidSchedule {
   std::vector<double> operator()(int64_t steps) const;
 };
 
-/// beta from a text file: one number a line, '#' comments.
+enum class TableValues { beta, alpha_bar };
+
+/// beta or alpha_bar from a text file: one number a line, '#' comments.
 struct TableSchedule {
   std::string file;
+  TableValues values = TableValues::beta;
   void fields(Fields& f);
   std::vector<double> operator()(int64_t steps) const;
 };

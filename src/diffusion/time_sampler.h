@@ -16,7 +16,8 @@ struct TimeQuery {
   int64_t steps = 1;  // T
 };
 
-/// All timesteps of the global batch, in 0..T-1, each uniform over them: the order of samples, not of t.
+/// All timesteps of the global batch, in 0..T-1, each uniform over them: the order of samples, not
+/// of t.
 using TimeSampler = Choice<std::vector<int64_t>(const TimeQuery&)>;
 
 /// uniform, stratified.

@@ -34,8 +34,11 @@ struct UNetOptions {
   bool zero_init = true;
   void fields(Fields& f);
 
-  /// Reasons why the network cannot be built for `channels_in` x height x width; empty when it can. Each
-  /// names the sizes or numbers that work.
+  /// Height and width must be multiples of this: each level but the first halves the picture.
+  int64_t size_divisor() const;
+
+  /// Reasons why the network cannot be built for `image_channels` x height x width; empty when it can. Each
+  /// names the sizes or numbers that work; a size that cannot be halved often enough comes first.
   std::vector<std::string> problems(int64_t image_channels, int64_t height, int64_t width) const;
 };
 

@@ -3,25 +3,26 @@
 
 #include <cstdint>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "base/fields.h"
-#include "diffusion/variance.h"
+#include "samplers/sampler.h"
 
 namespace diffuse {
 
-enum class Weights { ema, raw };
+enum class WeightSet { ema, raw };
 
-/// How pictures are drawn, during training (`every_steps`) and by `diffuse sample`: config section `sample`.
+/// How pictures are drawn, during training (`every_steps`) and by `diffuse sample`: config section
+/// `sample`.
 struct SampleOptions {
-  int64_t every_steps = 5000;  // a grid during training; 0: never
+  int64_t every_steps = 5000;       // a grid during training; 0: never
   std::vector<int64_t> grid{8, 8};  // rows, columns
-  std::optional<int64_t> steps;     // none: the full chain
-  std::optional<int64_t> batch;     // none: chosen from the image size
-  bool clip = true;                 // x0_hat to [-1, 1] at every step
+  Sampler sampler{samplers(), "ddpm"};
+  std::optional<int64_t> steps;  // none: the full chain
+  std::optional<int64_t> batch;  // none: chosen from the image size
+  bool clip = true;              // x0_hat to [-1, 1] at every step
   int64_t seed = 42;
-  Weights weights = Weights::ema;
+  WeightSet weights = WeightSet::ema;
   void fields(Fields& f);
 };
 

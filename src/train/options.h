@@ -23,6 +23,7 @@ struct OptimOptions {
   double grad_clip = 1.0;  // 0: off
   int64_t warmup_steps = 500;
   Decay decay = Decay::constant;
+  int64_t max_skips_in_row = 20;  // not finite updates in a row that end the run; 0: never
   double ema_decay = 0.9999;
   double ema_power = 0.75;  // warm-up of the EMA: decay_n = min(ema_decay, 1 - n^-power); 0: none
   void fields(Fields& f);

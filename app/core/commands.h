@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "core.h"
+
+namespace diffuse {
+
+int run_train(const TrainRequest& request);
+int run_sample(const SampleRequest& request);
+
+/// 0: all cores.
+void set_threads(int threads);
+
+}  // namespace diffuse

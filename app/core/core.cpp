@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT
+#include "core.h"
+
+#include <ATen/Parallel.h>
+#include <torch/headeronly/version.h>
+
+#include "core/commands.h"
+
+namespace diffuse {
+
+void set_threads(int threads) {
+  if (threads > 0) at::set_num_threads(threads);
+}
+
+}  // namespace diffuse
+
+extern "C" const diffuse::Core* diffuse_core() {
+  static const diffuse::Core core{
+      .train = diffuse::run_train,
+      .sample = diffuse::run_sample,
+      .versions = [] { return std::string("LibTorch " TORCH_VERSION); },
+  };
+  return &core;
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT
+#include "core/model.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "ops/cuda.h"
+#include "ops/noise.h"
+#include "samplers/sample.h"
+#include "train/autocast.h"
+
+namespace diffuse {
+namespace {
+
+/// [-1, 1] -> 0..255, rounded to the nearest level; channels-last bytes.
+std::vector<Image> to_images(const at::Tensor& x) {
+  const at::Tensor bytes = x.detach()
+                               .to(at::kFloat)
+                               .add(1)
+                               .mul_(127.5)
+                               .round_()
+                               .clamp_(0, 255)
+                               .to(at::kByte)
+                               .permute({0, 2, 3, 1})
+                               .contiguous()
+                               .cpu();
+  std::vector<Image> out;
+  const int64_t size = bytes.size(1) * bytes.size(2) * bytes.size(3);
+  const uint8_t* data = bytes.const_data_ptr<uint8_t>();
+  for (int64_t i = 0; i < bytes.size(0); ++i)
+    out.push_back({.height = bytes.size(1),
+                   .width = bytes.size(2),
+                   .channels = bytes.size(3),
+                   .data = std::vector<uint8_t>(data + i * size, data + (i + 1) * size)});
+  return out;
+}
+
+/// Pictures drawn at once when nothing is said: about 2^20 values, which keeps activations below a
+/// few GB.
+int64_t default_batch(const std::vector<int64_t>& shape) {
+  const int64_t values = shape[0] * shape[1] * shape[2];
+  return std::clamp<int64_t>((int64_t{1} << 20) / (values * 4), 1, 64);
+}
+
+/// Whether step `i` of `steps` is one of `kept` evenly spaced ones, the last always included.
+bool is_kept(int64_t i, int64_t steps, int64_t kept) {
+  return kept > 0 && (i + 1) * kept / steps != i * kept / steps;
+}
+
+}  // namespace
+
+UNet make_network(const Config& config, int64_t num_classes) {
+  return UNet(config.model,
+              config.data.channels,
+              config.data.channels,
+              config.data.height(),
+              config.data.width(),
+              num_classes);
+}
+
+bool set_precision(Precision precision, at::Device device) {
+  if (device.is_cuda()) {
+    if (const CudaOps* cuda = open_cuda()) cuda->set_tf32(precision == Precision::tf32);
+    return precision == Precision::bf16;
+  }
+  if (precision == Precision::tf32)
+    log::warn("train.precision tf32 needs an NVIDIA GPU; float32 is used on the CPU");
+  if (precision != Precision::bf16) return false;
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) return true;
+#endif
+  log::warn(
+      "train.precision bf16: this processor has no bfloat16 instructions, so float32 is used");
+  return false;
+}
+
+std::vector<int64_t> labels_in_turn(int64_t count, int64_t num_classes) {
+  std::vector<int64_t> out(static_cast<size_t>(num_classes > 0 ? count : 0));
+  for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<int64_t>(i) % num_classes;
+  return out;
+}
+
+std::optional<Drawing> draw(const UNet& network,
+                            const Weights& weights,
+                            const DrawRequest& request) {
+  const at::NoGradGuard no_grad;
+  const SampleOptions& options = request.options;
+  const DiffusionOptions& diffusion = *request.diffusion;
+  const Chain full = make_chain(diffusion);
+  const Chain chain =
+      options.steps ? respace(full, spaced_timesteps(full.steps(), *options.steps)) : full;
+  const std::vector<SamplerStep> steps =
+      options.sampler(SamplerQuery{.chain = chain, .variance = diffusion.variance});
+  const auto step_count = static_cast<int64_t>(steps.size());
+  const at::Device device = weights.front().device();
+  const auto seed = static_cast<uint64_t>(options.seed);
+  const int64_t batch = options.batch.value_or(default_batch(request.image_shape));
+
+  Drawing out;
+  for (int64_t first = 0; first < request.count; first += batch) {
+    const int64_t n = std::min(batch, request.count - first);
+    at::Tensor labels;
+    if (!request.labels.empty())
+      labels = at::tensor(at::ArrayRef<int64_t>(request.labels)
+                              .slice(static_cast<size_t>(first), static_cast<size_t>(n)),
+                          at::kLong)
+                   .to(device);
+    const Network f = [&](const at::Tensor& x, const at::Tensor& t) {
+      return with_autocast(
+          request.bf16, device, [&] { return network.forward(weights, x, t, labels, nullptr); });
+    };
+    const auto normal = [&](const at::Tensor& like, Purpose purpose, double step) {
+      at::Tensor noise = at::empty_like(like);
+      fill_normal(noise, seed, purpose, static_cast<uint64_t>(step), first);
+      return noise;
+    };
+    const at::Tensor shape =
+        at::empty({n, request.image_shape[0], request.image_shape[1], request.image_shape[2]},
+                  at::TensorOptions(device).dtype(at::kFloat));
+    std::vector<std::vector<Image>> x_t, x_hat;  // [kept][n]
+    const at::Tensor x = run_sampler(
+        steps,
+        make_denoiser(f, diffusion.target, options.clip),
+        normal(shape, Purpose::sample_start, 0),
+        [&](const at::Tensor& like, double t) { return normal(like, Purpose::sample_step, t); },
+        [&](size_t i, const at::Tensor& state, const at::Tensor& estimate) {
+          const auto done = static_cast<int64_t>(i);
+          if (is_kept(done, step_count, std::min(request.trajectory, step_count))) {
+            x_t.push_back(to_images(state));
+            x_hat.push_back(to_images(estimate));
+          }
+          if (request.progress)
+            request.progress(first * step_count + (done + 1) * n, request.count * step_count);
+          return !request.cancelled || !request.cancelled();
+        });
+    if (!x.defined()) return std::nullopt;
+    for (Image& image : to_images(x)) out.images.push_back(std::move(image));
+    if (request.trajectory > 0)
+      for (size_t i = 0; i < static_cast<size_t>(n); ++i) {
+        out.x_t.emplace_back();
+        out.x_hat.emplace_back();
+        for (size_t k = 0; k < x_t.size(); ++k) {
+          out.x_t.back().push_back(std::move(x_t[k][i]));
+          out.x_hat.back().push_back(std::move(x_hat[k][i]));
+        }
+      }
+  }
+  return out;
+}
+
+}  // namespace diffuse

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "data/image.h"
+#include "nn/unet.h"
+
+namespace diffuse {
+
+/// The network that a config describes. `num_classes` 0: unconditional.
+UNet make_network(const Config& config, int64_t num_classes);
+
+/// Whether to autocast to bfloat16: the config's wish where the device has the instructions, else
+/// float32 with a message. Also sets TF32 as asked.
+bool set_precision(Precision precision, at::Device device);
+
+/// How pictures are drawn. Picture i depends on (seed, i) alone.
+struct DrawRequest {
+  SampleOptions options;
+  const DiffusionOptions* diffusion = nullptr;
+  std::vector<int64_t> image_shape;  // channels, height, width
+  int64_t count = 0;
+  std::vector<int64_t> labels;  // one a picture; empty: unconditional
+  bool bf16 = false;
+  int64_t trajectory = 0;  // states along the chain to keep of every picture
+  std::function<void(int64_t done, int64_t total)> progress;  // network evaluations, in pictures
+  std::function<bool()> cancelled;                            // checked after every step
+};
+
+struct Drawing {
+  std::vector<Image> images;
+  std::vector<std::vector<Image>> x_t;    // [count][trajectory]
+  std::vector<std::vector<Image>> x_hat;  // likewise
+};
+
+/// Empty when cancelled.
+std::optional<Drawing> draw(const UNet& network,
+                            const Weights& weights,
+                            const DrawRequest& request);
+
+/// count labels: classes in turn.
+std::vector<int64_t> labels_in_turn(int64_t count, int64_t num_classes);
+
+}  // namespace diffuse

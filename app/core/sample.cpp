@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: MIT
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "base/files.h"
+#include "base/log.h"
+#include "core.h"
+#include "core/commands.h"
+#include "core/model.h"
+#include "core/signals.h"
+#include "io/checkpoint.h"
+#include "ops/cuda.h"
+#include "train/state.h"
+
+namespace diffuse {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Where the results go. Empty paths: not written.
+struct Outputs {
+  bool to_stdout = false;
+  fs::path grid;
+  fs::path trajectory;
+  fs::path singles;  // folder
+};
+
+Outputs plan_outputs(const SampleRequest& request) {
+  Outputs out;
+  if (request.out == "-") {
+    if (request.singles || request.trajectory > 0)
+      throw Error(Exit::usage,
+                  "--out - writes one grid; --singles and --trajectory need --out FOLDER");
+    out.to_stdout = true;
+    return out;
+  }
+  const fs::path target = request.out.empty() ? "samples.png" : request.out;
+  if (target.extension() == ".png") {
+    const fs::path stem = fs::path(target).replace_extension();
+    out.grid = target;
+    if (request.trajectory > 0) out.trajectory = stem.string() + "-trajectory.png";
+    if (request.singles) out.singles = stem;
+  } else {
+    out.grid = target / "grid.png";
+    if (request.trajectory > 0) out.trajectory = target / "trajectory.png";
+    if (request.singles) out.singles = target / "images";
+  }
+  for (const fs::path& path : {out.grid, out.trajectory, out.singles}) {
+    if (path.empty()) continue;
+    if (!request.force && fs::exists(path))
+      throw Error(Exit::run_folder, path.string() + " exists; choose another --out or add --force");
+    std::error_code error;
+    const fs::path folder = path == out.singles ? path : path.parent_path();
+    if (!folder.empty()) fs::create_directories(folder, error);
+    if (error)
+      throw Error(Exit::run_folder,
+                  "cannot create folder " + folder.string() + ": " + error.message());
+  }
+  return out;
+}
+
+/// Overrides a config's sampling by the command line. Throws Error{usage}.
+void apply(const SampleRequest& request, Config& config) {
+  SampleOptions& options = config.sample;
+  if (request.steps) options.steps = request.steps;
+  if (options.steps && (*options.steps < 1 || *options.steps > config.diffusion.steps))
+    throw Error(Exit::usage,
+                "--steps must be from 1 to the " + std::to_string(config.diffusion.steps) +
+                    " steps that the model was trained on, got " + std::to_string(*options.steps));
+  if (request.clip) options.clip = *request.clip;
+  if (request.seed) options.seed = *request.seed;
+  if (request.batch) options.batch = request.batch;
+  if (request.weights)
+    options.weights = *request.weights == "raw" ? WeightSet::raw : WeightSet::ema;
+  if (request.variance) {
+    std::string names;
+    bool known = false;
+    for (const auto& row : variances()) {
+      names += (names.empty() ? "" : ", ") + row.name;
+      known = known || row.name == *request.variance;
+    }
+    if (!known)
+      throw Error(Exit::usage,
+                  "--variance must be one of " + names + ", got '" + *request.variance + "'");
+    config.diffusion.variance.select(*request.variance);
+  }
+}
+
+std::vector<int64_t> choose_labels(const SampleRequest& request, const CheckpointInfo& info) {
+  if (request.label == "all") return labels_in_turn(request.count, info.num_classes);
+  if (info.num_classes == 0)
+    throw Error(Exit::usage, "--class: this model was trained without classes");
+  int64_t label = -1;
+  for (size_t i = 0; i < info.class_names.size(); ++i)
+    if (info.class_names[i] == request.label) label = static_cast<int64_t>(i);
+  if (label < 0) {
+    const char* end = request.label.data() + request.label.size();
+    const auto parsed = std::from_chars(request.label.data(), end, label);
+    if (parsed.ec != std::errc() || parsed.ptr != end || label < 0 || label >= info.num_classes) {
+      std::string names;
+      for (const std::string& name : info.class_names) names += (names.empty() ? "" : ", ") + name;
+      throw Error(Exit::usage,
+                  "--class must be one of " + names + " (or 0.." +
+                      std::to_string(info.num_classes - 1) + ", or all), got '" + request.label +
+                      "'");
+    }
+  }
+  return std::vector<int64_t>(static_cast<size_t>(request.count), label);
+}
+
+/// One row a picture: x_t along the chain, below it x_hat.
+Image trajectory_grid(const Drawing& drawing) {
+  std::vector<Image> cells;
+  for (size_t i = 0; i < drawing.x_t.size(); ++i) {
+    cells.insert(cells.end(), drawing.x_t[i].begin(), drawing.x_t[i].end());
+    cells.insert(cells.end(), drawing.x_hat[i].begin(), drawing.x_hat[i].end());
+  }
+  return make_grid(cells, static_cast<int64_t>(drawing.x_t.front().size()));
+}
+
+}  // namespace
+
+int run_sample(const SampleRequest& request) {
+  Signals signals;
+  if (request.count < 1) throw Error(Exit::usage, "--count must be at least 1");
+  set_threads(request.global.threads);
+  const fs::path checkpoint = find_checkpoint(request.checkpoint);
+  const CheckpointInfo info = load_info(checkpoint);
+  Config config =
+      load_config_text(info.config, (checkpoint / "config.yaml").string(), checkpoint, {}).config;
+  apply(request, config);
+  const Outputs outputs = plan_outputs(request);
+
+  const at::Device device = pick_device(request.device);
+  const UNet network = make_network(config, info.num_classes);
+  const bool raw = config.sample.weights == WeightSet::raw;
+  const at::Tensor flat =
+      load_weights(checkpoint / (raw ? "model.safetensors" : "ema.safetensors"), network.layout())
+          .to(device);
+
+  DrawRequest wanted{
+      .options = config.sample,
+      .diffusion = &config.diffusion,
+      .image_shape = {config.data.channels, config.data.height(), config.data.width()},
+      .count = request.count,
+      .labels = choose_labels(request, info),
+      .bf16 = set_precision(config.train.precision, device),
+      .trajectory = request.trajectory,
+      .progress = nullptr,
+      .cancelled = [&] { return signals.stop() != Exit::ok; }};
+  const int64_t steps = config.sample.steps.value_or(config.diffusion.steps);
+  std::optional<Drawing> drawing;
+  {
+    Progress progress(request.global.progress, "sample", 0, request.count * steps);
+    wanted.progress = [&](int64_t done, int64_t) {
+      progress.update(
+          done, std::to_string(done / steps) + "/" + std::to_string(request.count) + " pictures");
+    };
+    drawing = draw(network, network.layout().views(flat), wanted);
+  }
+  if (!drawing) return static_cast<int>(signals.stop());
+
+  nlohmann::ordered_json made{{"version", DIFFUSE_VERSION},
+                              {"checkpoint", checkpoint_hash(checkpoint)},
+                              {"step", info.step},
+                              {"sampler", config.sample.sampler.name()},
+                              {"steps", steps},
+                              {"variance", config.diffusion.variance.name()},
+                              {"clip", config.sample.clip},
+                              {"weights", raw ? "raw" : "ema"},
+                              {"seed", config.sample.seed}};
+  const auto text = [&](int64_t first, int64_t count) {
+    auto json = made;
+    json["first"] = first;
+    json["count"] = count;
+    return std::vector<std::pair<std::string, std::string>>{{"diffuse", json.dump()}};
+  };
+  const int64_t columns =
+      request.grid.empty()
+          ? static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(request.count))))
+          : request.grid.back();
+  const Image grid = make_grid(drawing->images, columns);
+  if (outputs.to_stdout) {
+    const auto png = encode_png(grid, text(0, request.count));
+    if (std::fwrite(png.data(), 1, png.size(), stdout) != png.size() || std::fflush(stdout) != 0)
+      throw Error(Exit::write, "cannot write the picture to stdout");
+    return 0;
+  }
+  for (int64_t i = 0; !outputs.singles.empty() && i < request.count; ++i) {
+    std::string name = std::to_string(i);
+    name.insert(0, name.size() < 6 ? 6 - name.size() : 0, '0');
+    write_png(
+        outputs.singles / (name + ".png"), drawing->images[static_cast<size_t>(i)], text(i, 1));
+  }
+  if (!outputs.trajectory.empty())
+    write_png(outputs.trajectory, trajectory_grid(*drawing), text(0, request.count));
+  write_png(outputs.grid, grid, text(0, request.count));
+  for (const fs::path& path : {outputs.grid, outputs.trajectory, outputs.singles})
+    if (!path.empty()) std::printf("%s\n", path.c_str());
+  return 0;
+}
+
+}  // namespace diffuse

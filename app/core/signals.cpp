@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT
+#include "core/signals.h"
+
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+
+namespace diffuse {
+namespace {
+
+// Handlers may only touch lock-free atomics.
+std::atomic<int> g_stop{0};  // the exit code asked for
+std::atomic<int64_t> g_stop_time{0};
+std::atomic<bool> g_save{false};
+std::atomic<bool> g_sample{false};
+static_assert(std::atomic<int64_t>::is_always_lock_free);
+
+int64_t now_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec;
+}
+
+void on_stop(int signal) {
+  const int code = static_cast<int>(signal == SIGINT ? Exit::interrupted : Exit::stopped);
+  if (g_stop != 0 && now_seconds() - g_stop_time <= 10) _exit(code);
+  g_stop_time = now_seconds();
+  g_stop = code;
+}
+
+void on_request(int signal) {
+  g_save = true;
+  if (signal == SIGUSR2) g_sample = true;
+}
+
+struct Handler {
+  int signal;
+  void (*function)(int);
+};
+const std::array<Handler, 7> kHandlers{{{SIGINT, on_stop},
+                                        {SIGTERM, on_stop},
+                                        {SIGUSR1, on_stop},
+                                        {SIGXCPU, on_stop},
+                                        {SIGHUP, on_request},
+                                        {SIGUSR2, on_request},
+                                        {SIGPIPE, SIG_IGN}}};
+std::array<struct sigaction, kHandlers.size()> g_former;
+
+}  // namespace
+
+Signals::Signals() {
+  g_stop = 0;
+  g_save = false;
+  g_sample = false;
+  for (size_t i = 0; i < kHandlers.size(); ++i) {
+    struct sigaction action {};
+    action.sa_handler = kHandlers[i].function;
+    action.sa_flags = SA_RESTART;
+    sigaction(kHandlers[i].signal, &action, &g_former[i]);
+  }
+}
+
+Signals::~Signals() {
+  for (size_t i = 0; i < kHandlers.size(); ++i)
+    sigaction(kHandlers[i].signal, &g_former[i], nullptr);
+}
+
+Exit Signals::stop() const { return static_cast<Exit>(g_stop.load()); }
+bool Signals::take_save_request() { return g_save.exchange(false); }
+bool Signals::take_sample_request() { return g_sample.exchange(false); }
+
+}  // namespace diffuse

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: MIT
+#include "train/train.h"
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+#include <torch/headeronly/version.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+
+#include "base/files.h"
+#include "base/log.h"
+#include "core.h"
+#include "core/commands.h"
+#include "core/model.h"
+#include "core/signals.h"
+#include "core/train_actions.h"
+#include "io/run_folder.h"
+#include "ops/cuda.h"
+
+namespace diffuse {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The checkpoint to go on from; none: a new run.
+std::optional<fs::path> find_start(const TrainRequest& request) {
+  const bool automatic =
+      request.resume == "auto" || (request.resume.empty() && !request.run_dir.empty());
+  if (request.resume == "never" || (request.resume.empty() && !automatic)) return std::nullopt;
+  if (!automatic) return find_checkpoint(request.resume);
+  if (request.run_dir.empty())
+    throw Error(Exit::usage, "--resume auto needs --run-dir: which run is to go on?");
+  return newest_checkpoint(fs::path(request.run_dir) / "checkpoints");
+}
+
+RunFolder open_folder(const TrainRequest& request) {
+  const Config& config = request.loaded.config;
+  if (request.run_dir.empty()) return RunFolder::create(config.run.root, config.run.name);
+  return RunFolder::open(request.run_dir, request.resume != "never");
+}
+
+bool is_allowed(const TrainRequest& request, const std::string& key) {
+  return std::any_of(
+      request.allow_change.begin(), request.allow_change.end(), [&](const std::string& allowed) {
+        return key == allowed || key.starts_with(allowed + ".");
+      });
+}
+
+/// A run must not go on with other maths than it began with. Throws Error{checkpoint}.
+void refuse_changes(const TrainRequest& request,
+                    const fs::path& checkpoint,
+                    const CheckpointInfo& saved) {
+  const Config& now = request.loaded.config;
+  const Config before =
+      load_config_text(saved.config, (checkpoint / "config.yaml").string(), checkpoint, {}).config;
+  std::vector<std::string> changed = config_differences(before, now, true);
+  // The learning rate's decay depends on the length of the run.
+  if (now.optim.decay != Decay::constant && before.train.steps != now.train.steps)
+    changed.push_back("train.steps: " + std::to_string(before.train.steps) + " -> " +
+                      std::to_string(now.train.steps) + " (optim.decay depends on it)");
+  std::string refused;
+  for (const std::string& line : changed)
+    if (!is_allowed(request, line.substr(0, line.find(':')))) refused += "\n  " + line;
+  if (!refused.empty())
+    throw Error(
+        Exit::checkpoint,
+        checkpoint.string() + " was trained with other settings:" + refused +
+            "\nUse the former values, start a new run, or allow a change with --allow-change KEY.");
+}
+
+void refuse_other_data(const TrainRequest& request,
+                       const CheckpointInfo& saved,
+                       const CheckpointInfo& now) {
+  if (is_allowed(request, "data") || is_allowed(request, "data.path")) return;
+  if (saved.images != now.images || saved.fingerprint != now.fingerprint)
+    throw Error(Exit::checkpoint,
+                "the pictures in " + request.loaded.config.data.path +
+                    " are not those that the run began with (" + std::to_string(saved.images) +
+                    " then, " + std::to_string(now.images) +
+                    " now, or other names or sizes); put them back, or go on with --allow-change "
+                    "data.path");
+}
+
+Dataset open_data(const TrainRequest& request) {
+  Progress progress(request.global.progress, "decode", 0, 0);
+  return Dataset(request.loaded.config.data, [&](int64_t done, int64_t total) {
+    progress.update(done, std::to_string(done) + "/" + std::to_string(total) + " pictures");
+  });
+}
+
+int64_t count_classes(const Config& config, const DataScan& scan) {
+  if (!config.model.class_conditional) return 0;
+  if (scan.label_names.empty())
+    throw Error(Exit::data,
+                "model.class_conditional needs a folder per class, but " + config.data.path +
+                    " has no subfolders (or data.labels is none)");
+  return static_cast<int64_t>(scan.label_names.size());
+}
+
+/// The message for an allocation that failed, with what to type.
+[[noreturn]] void rethrow_out_of_memory(const c10::Error& e, const TrainSetup& setup) {
+  const std::string text = e.what_without_backtrace();
+  const bool memory = dynamic_cast<const c10::OutOfMemoryError*>(&e) != nullptr ||
+                      text.find("allocate memory") != std::string::npos;
+  if (!memory) throw;
+  const int64_t half = std::max<int64_t>(setup.micro_batch / 2, 1);
+  throw Error(
+      Exit::device,
+      "out of memory: " + text.substr(0, text.find('\n')) +
+          "\nThe same training with less memory: --set train.micro_batch=" + std::to_string(half));
+}
+
+std::vector<std::pair<std::string, std::string>> environment(at::Device device) {
+  std::string name = device.str();
+  if (const CudaOps* cuda = device.is_cuda() ? open_cuda() : nullptr)
+    name += " (" + cuda->device_name(device.index()) + ")";
+  return {{"diffuse", DIFFUSE_VERSION},
+          {"libtorch", TORCH_VERSION},
+          {"device", name},
+          {"threads", std::to_string(at::get_num_threads())}};
+}
+
+std::string padded(int64_t step) {
+  std::string name = std::to_string(step);
+  return name.insert(0, name.size() < 9 ? 9 - name.size() : 0, '0');
+}
+
+/// Trains for one step and reports; nothing is written.
+int dry_run(const TrainRequest& request, TrainState& state, TrainSetup setup, Batches& batches) {
+  setup.steps = 1;
+  const WorkClock clock;
+  train(state, setup, batches, {}, [] { return true; });
+  const double seconds = clock.seconds();
+  char line[256];
+  std::snprintf(line,
+                sizeof(line),
+                "dry run: 1 step of %lld images in %.2f s, loss %.4f, %lld parameters; %s\n",
+                static_cast<long long>(setup.batch),
+                seconds,
+                state.tally[Tally::loss].item<double>(),
+                static_cast<long long>(setup.network.parameter_count()),
+                "nothing was written");
+  std::fputs(line, stdout);
+  log::info("at this speed " + std::to_string(request.loaded.config.train.steps) +
+            " steps take about " +
+            format_duration(seconds * static_cast<double>(request.loaded.config.train.steps)) +
+            " (the first step is slower than the others)");
+  return 0;
+}
+
+}  // namespace
+
+int run_train(const TrainRequest& request) {
+  Signals signals;
+  set_threads(request.global.threads);
+  const Config& config = request.loaded.config;
+  const WorkClock since_start;
+
+  const std::optional<fs::path> start = find_start(request);
+  std::optional<CheckpointInfo> saved;
+  if (start) {
+    saved = load_info(*start);
+    refuse_changes(request, *start, *saved);
+    if (saved->step >= config.train.steps) {
+      log::info(start->string() + " has all " + std::to_string(config.train.steps) +
+                " steps: nothing to do. A longer run: --set train.steps=N");
+      return 0;
+    }
+  }
+  const at::Device device = pick_device(config.train.device);
+  const bool bf16 = set_precision(config.train.precision, device);
+
+  // The folder is taken before the data is read: a second process learns at once that it is in use.
+  std::optional<RunFolder> folder;
+  if (!request.dry_run) {
+    folder.emplace(open_folder(request));
+    log::open_file(folder->log().string());
+    folder->write_record({.config = request.config_text,
+                          .resolved_config = write_config(config, true, request.loaded.origin),
+                          .overrides = request.overrides,
+                          .command = request.command,
+                          .environment = environment(device)});
+  }
+  const Dataset data = open_data(request);
+  const auto report_bad_files = [&] {
+    std::vector<std::pair<std::string, std::string>> lines;
+    for (const SkippedFile& file : data.bad()) lines.emplace_back(file.path, file.reason);
+    if (folder) folder->write_data_report(lines);
+    return lines.size();
+  };
+  if (const size_t bad = report_bad_files(); bad > 0 && folder)
+    log::warn(std::to_string(bad) + " files are not used; reasons in " +
+              (folder->path() / "data_report.jsonl").string());
+
+  const int64_t num_classes = count_classes(config, data.scan());
+  CheckpointInfo info{
+      .step = 0,
+      .config = write_config(config, false),
+      .seed = static_cast<uint64_t>(config.run.seed),
+      .num_classes = num_classes,
+      .class_names = num_classes > 0 ? data.scan().label_names : std::vector<std::string>(),
+      .images = data.size(),
+      .fingerprint = data.scan().fingerprint};
+  if (saved) refuse_other_data(request, *saved, info);
+
+  const UNet network = make_network(config, num_classes);
+  const Objective objective(config.diffusion, device);
+  TrainState state(network.layout(), network.layout().initial(info.seed).to(device));
+  if (start) load_state(*start, network.layout(), state);
+  const TrainSetup setup{
+      .network = network,
+      .objective = objective,
+      .time_sampler = config.diffusion.time_sampler,
+      .image_shape = {config.data.channels, config.data.height(), config.data.width()},
+      .optim = config.optim,
+      .steps = config.train.steps,
+      .batch = config.train.batch,
+      .micro_batch = config.train.micro_batch.value_or(config.train.batch),
+      .seed = info.seed,
+      .bf16 = bf16};
+  Batches batches(data, config.data, config.train.batch, info.seed, state.step);
+  try {
+    if (request.dry_run) return dry_run(request, state, setup, batches);
+
+    log::info((start ? "going on from " + start->string() + " in " : "training in ") +
+              folder->path().string() + ": " + std::to_string(data.size()) + " pictures, " +
+              std::to_string(network.parameter_count()) + " parameters, " + device.str() +
+              (bf16 ? " bf16" : ""));
+    TrainLog log(config, *folder, state, batches, request.global.progress);
+    Saver saver(config, *folder, network, info, state);
+    const auto write_status = [&](const std::string& what, std::optional<int> exit) {
+      RunStatus status{.state = what,
+                       .step = state.step,
+                       .of = config.train.steps,
+                       .eta_seconds = std::nullopt,
+                       .last_checkpoint = saver.last(),
+                       .exit = exit};
+      if (!exit && log.images_per_second() > 0)
+        status.eta_seconds =
+            static_cast<double>((config.train.steps - state.step) * config.train.batch) /
+            log.images_per_second();
+      folder->write_status(status);
+    };
+    const auto stopping = [&] { return signals.stop() != Exit::ok; };
+    const auto is_last = [&](int64_t step) { return step == config.train.steps; };
+    const auto also_last = [&](const std::function<bool(int64_t)>& due) {
+      return [=](int64_t step) { return due(step) || is_last(step); };
+    };
+    const int64_t grid_steps = config.sample.every_steps;
+    const std::vector<Action> actions{
+        {.due = also_last(every(config.log.every_steps)),
+         .run =
+             [&](TrainState& s) {
+               log.write(s);
+               write_status("running", std::nullopt);
+             }},
+        {.due = every(1), .run = [&](TrainState& s) { log.show(s.step); }},
+        {.due =
+             [&, due = every(grid_steps)](int64_t step) {
+               return signals.take_sample_request() || due(step) ||
+                      (grid_steps > 0 && is_last(step));
+             },
+         .run =
+             [&](TrainState& s) {
+               log.clock().pause([&] {
+                 const auto grid = draw_grid(
+                     config,
+                     network,
+                     s,
+                     bf16,
+                     [&](int64_t done, int64_t total) {
+                       log.show(s.step,
+                                "drawing a grid " + std::to_string(100 * done / total) + "%");
+                     },
+                     stopping);
+                 if (!grid) return;
+                 try {
+                   write_png(folder->samples() / ("step-" + padded(s.step) + ".png"), *grid);
+                 } catch (const Error& e) {
+                   log::warn(std::string("no sample grid: ") + e.what());
+                 }
+                 log.image(s.step, *grid);
+               });
+             }},
+        {.due =
+             [&, due = also_last(every(config.checkpoint.every_steps))](int64_t step) {
+               return signals.take_save_request() || due(step) || saver.overdue();
+             },
+         .run =
+             [&](TrainState& s) {
+               log.clock().pause([&] { saver.save(s, is_last(s.step)); });
+               write_status("running", std::nullopt);
+             }},
+    };
+
+    write_status("running", std::nullopt);
+    const bool out_of_time = request.stop_after_seconds > 0;
+    const auto stop = [&] {
+      return stopping() || (out_of_time && since_start.seconds() >
+                                               static_cast<double>(request.stop_after_seconds));
+    };
+    try {
+      const bool finished = stop() ? false : train(state, setup, batches, actions, stop);
+      if (state.step > 0) saver.save(state, true);
+      report_bad_files();
+      const Exit code = finished ? Exit::ok : (stopping() ? signals.stop() : Exit::stopped);
+      write_status(finished ? "finished" : "stopped", static_cast<int>(code));
+      log::info((finished ? "finished: " : "stopped: ") + std::to_string(state.step) + " of " +
+                std::to_string(config.train.steps) + " steps, " +
+                format_duration(since_start.seconds()) + ", in " + folder->path().string());
+      log::close_file();
+      return static_cast<int>(code);
+    } catch (const Error& e) {
+      write_status("failed", static_cast<int>(e.code));
+      throw;
+    }
+  } catch (const c10::Error& e) {
+    rethrow_out_of_memory(e, setup);
+  }
+}
+
+}  // namespace diffuse

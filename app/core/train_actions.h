@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "core/model.h"
+#include "data/batches.h"
+#include "io/run_folder.h"
+#include "report/metrics.h"
+#include "report/progress.h"
+#include "report/tensorboard.h"
+#include "train/state.h"
+
+// The periodic work of a training run: log lines, sample grids, checkpoints. Each is a small object
+// that owns what it writes; train() knows them only as actions.
+
+namespace diffuse {
+
+/// A clock that can be told to leave out time spent on other things.
+class WorkClock {
+ public:
+  double seconds() const;  // since the last restart, less pauses
+  void restart();
+  /// Runs `f` and leaves its time out.
+  template <class F>
+  void pause(F f) {
+    const auto start = std::chrono::steady_clock::now();
+    f();
+    paused_ += std::chrono::steady_clock::now() - start;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::duration paused_{};
+};
+
+/// metrics.jsonl, TensorBoard, plots/train.svg and the progress line.
+class TrainLog {
+ public:
+  TrainLog(const Config& config,
+           const RunFolder& folder,
+           const TrainState& state,
+           const Batches& batches,
+           ProgressMode mode);
+
+  /// Reads the tally (the only wait for the device), writes a line everywhere and, at multiples of
+  /// log.every_steps, clears the sums. Throws Error{diverged} after optim.max_skips_in_row.
+  void write(TrainState& state);
+  void show(int64_t step, const std::string& extra = "");
+  void image(int64_t step, const Image& grid);
+
+  /// Images per second over the last interval; 0 before the first line.
+  double images_per_second() const { return images_per_second_; }
+  WorkClock& clock() { return clock_; }
+
+ private:
+  void report_skipped(int64_t step, const double* tally);
+  void plot();
+
+  const Config& config_;
+  std::filesystem::path plot_path_;
+  const Batches& batches_;
+  MetricsWriter metrics_;
+  std::vector<MetricRow> rows_;
+  std::optional<TensorBoardWriter> tensorboard_;
+  Progress progress_;
+  std::string text_;
+  WorkClock clock_;        // since the last line
+  WorkClock total_clock_;  // since the start of this process
+  WorkClock plot_clock_;
+  int64_t last_step_;
+  double last_waited_ = 0;
+  int64_t skipped_;
+  double images_per_second_ = 0;
+};
+
+/// Checkpoints: retried at the next interval when the disk refuses, at most twice.
+class Saver {
+ public:
+  Saver(const Config& config,
+        const RunFolder& folder,
+        const UNet& network,
+        CheckpointInfo info,
+        const TrainState& state);
+
+  /// Saves unless this very step is saved. With `must`, a failure is not put off. Throws
+  /// Error{write}.
+  void save(const TrainState& state, bool must);
+  /// checkpoint.every_minutes have passed since the last save.
+  bool overdue() const;
+  /// Relative to the run folder; empty before the first.
+  const std::string& last() const { return last_; }
+
+ private:
+  const CheckpointOptions& options_;
+  std::filesystem::path run_folder_;
+  std::filesystem::path folder_;
+  const UNet& network_;
+  CheckpointInfo info_;
+  int64_t saved_step_;
+  std::string last_;
+  int failures_ = 0;
+  WorkClock clock_;
+};
+
+/// The sample grid of one step, always from the same noise; none when cancelled.
+std::optional<Image> draw_grid(const Config& config,
+                               const UNet& network,
+                               const TrainState& state,
+                               bool bf16,
+                               const std::function<void(int64_t done, int64_t total)>& progress,
+                               const std::function<bool()>& cancelled);
+
+}  // namespace diffuse

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+#include "config/config.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+namespace diffuse {
+namespace {
+
+bool is_device(std::string_view text) {
+  if (text == "auto" || text == "cpu" || text == "cuda") return true;
+  if (!text.starts_with("cuda:")) return false;
+  const std::string_view number = text.substr(5);
+  uint8_t index = 0;
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), index);
+  return error == std::errc() && end == number.data() + number.size();
+}
+
+void check_model(const Config& c, std::vector<Finding>& out) {
+  const int64_t divisor = c.model.size_divisor();
+  bool size_fails = c.data.height() % divisor != 0 || c.data.width() % divisor != 0;
+  for (const std::string& problem : c.model.problems(c.data.channels, c.data.height(), c.data.width())) {
+    out.push_back({.error = true, .key = size_fails ? "data.size" : "model", .message = problem});
+    size_fails = false;
+  }
+  std::string heights;
+  for (size_t level = 0; level < c.model.channel_mult.size(); ++level)
+    heights += (level == 0 ? "" : ", ") + std::to_string(c.data.height() >> level);
+  for (const int64_t wanted : c.model.attention_at) {
+    bool found = false;
+    for (size_t level = 0; level < c.model.channel_mult.size(); ++level)
+      found = found || c.data.height() >> level == wanted;
+    if (!found)
+      out.push_back({.error = false,
+                     .key = "model.attention_at",
+                     .message = "no level has height " + std::to_string(wanted) +
+                                ", so it gets no attention; the heights are " + heights});
+  }
+  if (c.model.class_conditional && c.data.labels == Labels::none)
+    out.push_back({.error = true,
+                   .key = "model.class_conditional",
+                   .message = "a class-conditional model needs classes; use data.labels: subfolder"});
+}
+
+void check_training(const Config& c, std::vector<Finding>& out) {
+  if (c.train.micro_batch && *c.train.micro_batch > c.train.batch)
+    out.push_back({.error = true,
+                   .key = "train.micro_batch",
+                   .message = "a micro-batch of " + std::to_string(*c.train.micro_batch) +
+                              " is larger than train.batch " + std::to_string(c.train.batch) +
+                              "; use at most the batch, or auto"});
+  if (!is_device(c.train.device))
+    out.push_back({.error = true,
+                   .key = "train.device",
+                   .message = "'" + c.train.device + "' is no device; use auto, cpu, cuda or cuda:N"});
+  if (c.optim.warmup_steps > 0 && c.optim.warmup_steps >= c.train.steps)
+    out.push_back({.error = false,
+                   .key = "optim.warmup_steps",
+                   .message = "the warm-up of " + std::to_string(c.optim.warmup_steps) +
+                              " steps is not over before the run ends at train.steps " +
+                              std::to_string(c.train.steps) + ", so the learning rate stays below optim.lr"});
+  // Without its warm-up the EMA still holds the share decay^n of the random initial weights.
+  const double initial_share = std::pow(c.optim.ema_decay, static_cast<double>(c.train.steps));
+  if (c.optim.ema_power == 0 && initial_share > 0.01)
+    out.push_back({.error = false,
+                   .key = "optim.ema_decay",
+                   .message = "the average is longer than the run: after train.steps " +
+                              std::to_string(c.train.steps) + " it still holds " +
+                              std::to_string(std::lround(100 * initial_share)) +
+                              " % of the random initial weights; use a smaller ema_decay, or ema_power: 0.75"});
+  if (c.checkpoint.every_steps == 0 && c.checkpoint.every_minutes == 0)
+    out.push_back({.error = false,
+                   .key = "checkpoint.every_steps",
+                   .message = "checkpoints are off: only the end of the run is saved, and a crash loses it all"});
+  if (c.checkpoint.keep_every_steps > 0 && c.checkpoint.every_steps > 0 &&
+      c.checkpoint.keep_every_steps % c.checkpoint.every_steps != 0)
+    out.push_back({.error = false,
+                   .key = "checkpoint.keep_every_steps",
+                   .message = std::to_string(c.checkpoint.keep_every_steps) +
+                              " is no multiple of checkpoint.every_steps " +
+                              std::to_string(c.checkpoint.every_steps) +
+                              ", so some of the steps to keep have no checkpoint"});
+}
+
+}  // namespace
+
+void Config::fields(Fields& f) {
+  f(version, "version", "format of this file").at_least(1).at_most(1).free_on_resume();
+  f.section(run, "run", "name, place and seed of a run");
+  f.section(data, "data", "the pictures").also_called({"dataset", "datasets"});
+  f.section(model, "model", "the time-conditioned U-Net").also_called({"unet", "network", "net"});
+  f.section(diffusion, "diffusion", "the objective: chain, target and weighting").also_called({"objective", "ddpm"});
+  f.section(optim, "optim", "AdamW, learning rate, clipping and EMA").also_called({"optimizer", "optimiser"});
+  f.section(train, "train", "length, batch and arithmetic of training").also_called({"training", "trainer"});
+  f.section(checkpoint, "checkpoint", "when checkpoints are written and kept").also_called({"checkpoints", "save"});
+  f.section(sample, "sample", "how pictures are drawn").also_called({"sampling", "samples"});
+  f.section(log, "log", "metrics and plots").also_called({"logging", "logger"});
+}
+
+std::vector<Finding> check(const Config& config) {
+  std::vector<Finding> out = check(config.diffusion);
+  for (Finding& finding : out) finding.key = "diffusion." + finding.key;
+  if (config.data.channels == 2)
+    out.push_back({.error = true, .key = "data.channels", .message = "2 channels are not supported; use 1 or 3"});
+  check_model(config, out);
+  check_training(config, out);
+  if (config.sample.steps && *config.sample.steps > config.diffusion.steps)
+    out.push_back({.error = true,
+                   .key = "sample.steps",
+                   .message = std::to_string(*config.sample.steps) + " steps are more than the chain has (diffusion.steps " +
+                              std::to_string(config.diffusion.steps) + "); use at most that, or auto"});
+  return out;
+}
+
+}  // namespace diffuse

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: MIT
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "data/dataset.h"
+#include "data/jpeg.h"
+#include "data/parallel.h"
+
+namespace diffuse {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct FoundFile {
+  std::string path;  // relative
+  uint64_t bytes = 0;
+};
+
+/// One of the endings that pictures have, in any case.
+bool named_like_picture(std::string_view path) {
+  static constexpr std::array kEndings = {"apng", "avif", "bmp",  "dib",  "exr", "gif",  "hdr",
+                                          "heic", "heif", "jfif", "jp2",  "jpe", "jpeg", "jpg",
+                                          "jxl",  "pbm",  "pgm",  "png",  "pnm", "ppm",  "psd",
+                                          "qoi",  "tga",  "tif",  "tiff", "webp"};
+  const size_t dot = path.rfind('.');
+  if (dot == std::string_view::npos || path.find('/', dot) != std::string_view::npos) return false;
+  std::string ending(path.substr(dot + 1));
+  for (char& c : ending)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  return std::find(kEndings.begin(), kEndings.end(), ending) != kEndings.end();
+}
+
+std::string join(const std::string& folder, const std::string& name) {
+  return folder.empty() ? name : folder + "/" + name;
+}
+
+/// Collects the regular files below a folder. Real folders are read before symbolic links to
+/// folders, so that a link never takes the place of what it points to.
+class Walk {
+ public:
+  explicit Walk(const fs::path& root) : root_(root) {
+    visit("");
+    while (!links_.empty()) {
+      const std::string path = *links_.begin();
+      links_.erase(links_.begin());
+      visit(path);
+    }
+  }
+
+  std::vector<FoundFile> files;
+  std::vector<SkippedFile> skipped;
+  std::vector<std::string> root_folders;
+
+ private:
+  void visit(const std::string& start) {
+    std::vector<std::string> waiting{start};
+    while (!waiting.empty()) {
+      const std::string folder = std::move(waiting.back());
+      waiting.pop_back();
+      struct stat info {};
+      if (::stat((root_ / folder).c_str(), &info) != 0) {
+        skip(folder, std::strerror(errno));
+        continue;
+      }
+      if (!seen_.emplace(info.st_dev, info.st_ino).second) {
+        skip(folder, "a link to a folder that is already read");
+        continue;
+      }
+      read_folder(folder, waiting);
+    }
+  }
+
+  void read_folder(const std::string& folder, std::vector<std::string>& waiting) {
+    std::error_code error;
+    fs::directory_iterator it(root_ / folder, error);
+    for (; !error && it != fs::directory_iterator(); it.increment(error)) {
+      const std::string name = it->path().filename().string();
+      const std::string path = join(folder, name);
+      if (name.starts_with('.')) {
+        skip(path, "hidden");
+        continue;
+      }
+      struct stat info {};
+      if (::stat(it->path().c_str(), &info) != 0) {
+        const int why = errno;
+        skip(path,
+             std::string(std::strerror(why)) + (why == ENOENT ? " (a dangling link)" : ""),
+             named_like_picture(path));
+      } else if (S_ISDIR(info.st_mode)) {
+        std::error_code ignored;
+        if (it->is_symlink(ignored)) {
+          links_.insert(path);
+        } else {
+          waiting.push_back(path);
+          if (folder.empty()) root_folders.push_back(path);
+        }
+      } else if (S_ISREG(info.st_mode)) {
+        files.push_back({path, static_cast<uint64_t>(info.st_size)});
+      } else {
+        skip(path,
+             S_ISFIFO(info.st_mode)   ? "a pipe, not a file"
+             : S_ISSOCK(info.st_mode) ? "a socket, not a file"
+                                      : "a device, not a file");
+      }
+    }
+    // A class folder that is left out unseen would train another model than the one asked for.
+    if (error)
+      throw Error(Exit::data,
+                  "cannot read folder " + (root_ / folder).string() + ": " + error.message());
+  }
+
+  void skip(const std::string& path, const std::string& reason, bool picture = false) {
+    skipped.push_back({path, reason, picture});
+  }
+
+  fs::path root_;
+  std::set<std::pair<dev_t, ino_t>> seen_;
+  std::set<std::string> links_;
+};
+
+std::vector<uint8_t> read_prefix(const fs::path& path, size_t bytes) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) throw ImageError(std::string("cannot be read: ") + std::strerror(errno));
+  std::vector<uint8_t> out(bytes);
+  size_t done = 0;
+  ssize_t n = 0;
+  do {
+    n = ::read(fd, out.data() + done, bytes - done);
+    if (n > 0) done += static_cast<size_t>(n);
+  } while ((n > 0 && done < bytes) || (n < 0 && errno == EINTR));
+  const int why = errno;
+  ::close(fd);
+  if (n < 0) throw ImageError(std::string("cannot be read: ") + std::strerror(why));
+  out.resize(done);
+  return out;
+}
+
+/// Why the file cannot be a training picture, as far as its header tells; the reason is empty if it
+/// can.
+SkippedFile check_header(const fs::path& root, const FoundFile& file, const DataOptions& options) {
+  constexpr size_t kPrefix = 65536;
+  SkippedFile result{file.path, "", named_like_picture(file.path)};
+  try {
+    auto bytes = read_prefix(root / file.path, std::min<uint64_t>(file.bytes, kPrefix));
+    result.picture |= !picture_type(bytes).empty();
+    if (file.bytes > static_cast<uint64_t>(options.max_file_bytes) && result.picture)
+      throw ImageError("too large: " + std::to_string(file.bytes) +
+                       " bytes, data.max_file_bytes is " + std::to_string(options.max_file_bytes));
+    const DecodeOptions limits = decode_options(options);
+    try {
+      check_image_header(read_image_header(bytes), limits);
+    } catch (const ImageError& e) {
+      // A JPEG may have any amount of metadata in front of its size.
+      if (std::string_view(e.what()) != kJpegHeaderCut || file.bytes <= kPrefix) throw;
+      bytes = read_prefix(root / file.path, file.bytes);
+      check_image_header(read_image_header(bytes), limits);
+    }
+  } catch (const ImageError& e) {
+    result.reason = e.what();
+  }
+  return result;
+}
+
+/// The first folder of a path; empty for a file of the root.
+std::string_view class_folder(std::string_view path) {
+  const size_t slash = path.find('/');
+  return slash == std::string_view::npos ? std::string_view() : path.substr(0, slash);
+}
+
+void set_labels(DataScan& scan, const std::string& folder) {
+  std::map<std::string, int64_t, std::less<>> classes;
+  const DataEntry* in_root = nullptr;
+  for (const DataEntry& e : scan.entries) {
+    const std::string_view name = class_folder(e.path);
+    if (name.empty())
+      in_root = &e;
+    else
+      classes.emplace(name, 0);
+  }
+  if (classes.empty()) return;
+  if (in_root != nullptr)
+    throw Error(
+        Exit::data,
+        folder + " holds pictures beside its class folders (" + in_root->path + " lies beside " +
+            classes.begin()->first +
+            "/): move them into a class folder, or train without labels (data.labels: none)");
+  for (auto& [name, label] : classes) {
+    label = static_cast<int64_t>(scan.label_names.size());
+    scan.label_names.push_back(name);
+  }
+  for (DataEntry& e : scan.entries) e.label = classes.find(class_folder(e.path))->second;
+}
+
+void check_root(const std::string& path) {
+  if (path.empty())
+    throw Error(Exit::data,
+                "data.path is not set: name a folder of pictures (--set data.path=DIR)");
+  struct stat info {};
+  const int why = ::stat(path.c_str(), &info) == 0 ? 0 : errno;
+  if (why != 0)
+    throw Error(Exit::data,
+                "cannot read data.path " + path + ": " + std::strerror(why) +
+                    (why == ENOENT ? "; name a folder of pictures (--set data.path=DIR)" : ""));
+  if (!S_ISDIR(info.st_mode))
+    throw Error(Exit::data, "data.path " + path + " is not a folder; name a folder of pictures");
+}
+
+}  // namespace
+
+DecodeOptions decode_options(const DataOptions& options) {
+  DecodeOptions out;
+  out.channels = options.channels;
+  out.exif_orientation = options.exif_orientation;
+  out.alpha = options.alpha;
+  out.max_pixels = options.max_pixels;
+  out.max_file_bytes = options.max_file_bytes;
+  return out;
+}
+
+DataScan scan_folder(const DataOptions& options, bool read_headers) {
+  check_root(options.path);
+  Walk walk(options.path);
+  std::sort(walk.files.begin(), walk.files.end(), [](const FoundFile& a, const FoundFile& b) {
+    return a.path < b.path;
+  });
+  const auto count = static_cast<int64_t>(walk.files.size());
+  std::vector<SkippedFile> checked(walk.files.size());
+  parallel_for(count, read_headers ? worker_count(options.workers) : 0, [&](int64_t i) {
+    const auto k = static_cast<size_t>(i);
+    const FoundFile& file = walk.files[k];
+    if (read_headers)
+      checked[k] = check_header(options.path, file, options);
+    else if (!named_like_picture(file.path))
+      checked[k] = {file.path, "not named like a picture"};
+  });
+  DataScan scan;
+  scan.skipped = std::move(walk.skipped);
+  XXH3_state_t* hash = XXH3_createState();
+  XXH3_64bits_reset(hash);
+  for (size_t i = 0; i < walk.files.size(); ++i) {
+    const FoundFile& file = walk.files[i];
+    if (!checked[i].reason.empty()) {
+      scan.skipped.push_back(std::move(checked[i]));
+      continue;
+    }
+    scan.entries.push_back({file.path});
+    const std::string line = file.path + '\0' + std::to_string(file.bytes) + '\0';
+    XXH3_64bits_update(hash, line.data(), line.size());
+  }
+  std::set<std::string_view> with_pictures;
+  for (const DataEntry& e : scan.entries) with_pictures.insert(class_folder(e.path));
+  for (const std::string& name : walk.root_folders)
+    if (!with_pictures.contains(name))
+      scan.skipped.push_back({name + "/", "a folder without pictures"});
+  scan.fingerprint = XXH3_64bits_digest(hash);
+  XXH3_freeState(hash);
+  std::sort(scan.skipped.begin(),
+            scan.skipped.end(),
+            [](const SkippedFile& a, const SkippedFile& b) { return a.path < b.path; });
+  if (scan.entries.empty()) {
+    std::string message = "data.path " + options.path + " holds no picture";
+    if (!scan.skipped.empty())
+      message += " that can be used; " + list_skipped(scan.skipped);
+    else
+      message += "; name a folder of PNG, JPEG or BMP files (--set data.path=DIR)";
+    throw Error(Exit::data, message);
+  }
+  if (options.labels == Labels::subfolder) set_labels(scan, options.path);
+  return scan;
+}
+
+std::string list_skipped(const std::vector<SkippedFile>& skipped, size_t most) {
+  std::string out = "skipped " + std::to_string(skipped.size()) +
+                    (skipped.size() == 1     ? " file:"
+                     : skipped.size() > most ? " files, the first:"
+                                             : " files:");
+  for (size_t i = 0; i < std::min(skipped.size(), most); ++i)
+    out += "\n  " + skipped[i].path + ": " + skipped[i].reason;
+  return out;
+}
+
+}  // namespace diffuse

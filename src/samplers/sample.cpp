@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT
+#include "samplers/sample.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+namespace diffuse {
+
+at::Tensor run_sampler(const std::vector<SamplerStep>& steps,
+                       const Denoise& denoise,
+                       at::Tensor x,
+                       const StepNoise& noise,
+                       const StepObserver& observer) {
+  const at::NoGradGuard no_grad;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const SamplerStep& step = steps[i];
+    const at::Tensor x_hat = denoise(x, step.level);
+    x = at::add(at::mul(x, step.x), x_hat, step.x_hat);
+    if (step.noise > 0) x.add_(noise(x, step.level.t), step.noise);
+    if (observer && !observer(i, x, x_hat)) return {};
+  }
+  return x;
+}
+
+}  // namespace diffuse

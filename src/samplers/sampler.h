@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/choice.h"
+#include "diffusion/chain.h"
+#include "diffusion/variance.h"
+
+// How to add a sampler: a struct whose operator() turns a chain into steps, in its own file, and
+// one row in table.cpp. A sampler is plain maths; samplers/sample.h runs its steps on tensors.
+
+namespace diffuse {
+
+/// One step from high to low noise: x <- x * x + x_hat * x_hat(x, level) + noise * z, z standard
+/// normal.
+struct SamplerStep {
+  Level level;
+  double x = 0;
+  double x_hat = 1;
+  double noise = 0;
+};
+
+struct SamplerQuery {
+  const Chain& chain;  // respaced where fewer steps are wanted
+  const Variance& variance;
+};
+
+using Sampler = Choice<std::vector<SamplerStep>(const SamplerQuery&)>;
+
+/// ddpm.
+const Sampler::Table& samplers();
+
+/// `count` of 0..steps-1, evenly spaced with both ends, ascending (Nichol & Dhariwal 2021, sec. 4;
+/// the rounding of improved-diffusion's respacing "N"). count in [1, steps]; one step is the last.
+std::vector<int64_t> spaced_timesteps(int64_t steps, int64_t count);
+
+}  // namespace diffuse

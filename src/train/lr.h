@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+
+#include "train/options.h"
+
+namespace diffuse {
+
+/// Learning rate of the update that follows `step` earlier ones, of `steps` in all: linear warm-up
+/// from lr / warmup_steps, then constant, half a cosine to 0, or a line to 0.
+double learning_rate(const OptimOptions& options, int64_t step, int64_t steps);
+
+/// Decay of the EMA at update number `update` (1, 2, ...): min(ema_decay, 1 - update^-ema_power),
+/// so the first update replaces the random initial weights and the average grows with the run.
+double ema_decay(const OptimOptions& options, int64_t update);
+
+}  // namespace diffuse

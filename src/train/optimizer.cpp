@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+#include "train/optimizer.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include "train/lr.h"
+
+namespace diffuse {
+namespace {
+
+void add_to_tally(TrainState& state,
+                  const at::Tensor& bad,
+                  const at::Tensor& loss,
+                  const at::Tensor& loss_raw,
+                  const at::Tensor& norm,
+                  double decay) {
+  const at::Tensor ok = at::rsub(bad, 1.0).to(at::kDouble);
+  // where() rather than a product: 0 * NaN is NaN.
+  const auto kept = [&](const at::Tensor& value) {
+    return at::where(ok > 0, value.to(at::kDouble), at::zeros_like(ok));
+  };
+  const at::Tensor tally = state.tally;
+  tally[Tally::steps].add_(1);
+  tally[Tally::good].add_(ok);
+  tally[Tally::loss].add_(kept(loss));
+  tally[Tally::loss_raw].add_(kept(loss_raw));
+  tally[Tally::grad_norm].add_(kept(norm));
+  tally[Tally::skipped].add_(bad);
+  tally[Tally::skipped_in_row].add_(1).mul_(bad);
+  tally[Tally::ema_initial].mul_(at::rsub(at::mul(ok, 1 - decay), 1.0));
+}
+
+}  // namespace
+
+void update(TrainState& state,
+            const ParamLayout& layout,
+            const OptimOptions& options,
+            int64_t steps,
+            const at::Tensor& loss,
+            const at::Tensor& loss_raw) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor& grad = state.params.grad();
+  const at::Tensor norm = at::linalg_vector_norm(grad);
+  const at::Tensor bad =
+      at::logical_not(at::logical_and(at::isfinite(norm), at::isfinite(loss))).to(at::kFloat);
+  // _fused_adamw_ divides the gradient by grad_scale: max(norm / clip, 1) clips to the norm `clip`.
+  const c10::optional<at::Tensor> scale =
+      options.grad_clip > 0
+          ? c10::optional<at::Tensor>(at::clamp_min(norm / options.grad_clip, 1.0))
+          : c10::nullopt;
+
+  state.updates.add_(at::rsub(bad, 1.0));  // bias correction counts updates, not steps
+  const double lr = learning_rate(options, state.step, steps);
+  const auto adamw = [&](int64_t begin, int64_t end, double weight_decay) {
+    if (begin == end) return;
+    const auto part = [&](const at::Tensor& flat) {
+      return std::vector<at::Tensor>{flat.narrow(0, begin, end - begin)};
+    };
+    at::_fused_adamw_(part(state.params.flat()),
+                      part(grad),
+                      part(state.exp_avg),
+                      part(state.exp_avg_sq),
+                      {},
+                      {state.updates},
+                      lr,
+                      options.betas[0],
+                      options.betas[1],
+                      weight_decay,
+                      options.eps,
+                      /*amsgrad=*/false,
+                      /*maximize=*/false,
+                      scale,
+                      bad);
+  };
+  const int64_t size = layout.flat_size();
+  if (options.decay_norms_and_biases || options.weight_decay == 0) {
+    adamw(0, size, options.weight_decay);
+  } else {
+    adamw(0, layout.decay_end(), options.weight_decay);
+    adamw(layout.decay_end(), size, 0);
+  }
+
+  const double decay = ema_decay(options, state.step + 1);
+  // ema <- decay ema + (1 - decay) theta; unchanged when the update was skipped.
+  state.ema.lerp_(state.params.flat(), at::mul(at::rsub(bad, 1.0), 1 - decay));
+  add_to_tally(state, bad, loss, loss_raw, norm, decay);
+}
+
+}  // namespace diffuse

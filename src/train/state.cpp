@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: MIT
+#include "train/state.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "base/files.h"
+
+namespace diffuse {
+namespace {
+
+constexpr int64_t kFormat = 1;
+constexpr const char* kExpAvg = "exp_avg.";
+constexpr const char* kExpAvgSq = "exp_avg_sq.";
+
+/// The tensors of a flat CPU buffer as views of bytes, named prefix + parameter name.
+void add_views(std::vector<TensorView>& out,
+               const ParamLayout& layout,
+               const at::Tensor& flat,
+               const std::string& prefix) {
+  const float* data = flat.const_data_ptr<float>();
+  for (const ParamInfo& info : layout.infos())
+    out.push_back(
+        {.name = prefix + info.name,
+         .dtype = "F32",
+         .shape = info.shape,
+         .bytes = std::as_bytes(std::span(data + info.offset, static_cast<size_t>(info.size)))});
+}
+
+/// Copies prefix + name of every parameter from `file` into the flat CPU buffer.
+void read_views(const SafetensorsFile& file,
+                const std::string& path,
+                const ParamLayout& layout,
+                const at::Tensor& flat,
+                const std::string& prefix) {
+  float* data = flat.mutable_data_ptr<float>();
+  for (const ParamInfo& info : layout.infos()) {
+    const TensorView* tensor = file.find(prefix + info.name);
+    if (tensor == nullptr)
+      throw Error(
+          Exit::checkpoint,
+          path + " has no tensor '" + prefix + info.name + "': it belongs to another network");
+    if (tensor->dtype != "F32" || tensor->shape != info.shape)
+      throw Error(Exit::checkpoint,
+                  path + ": tensor '" + prefix + info.name +
+                      "' has another shape or type than the network's");
+    std::memcpy(data + info.offset, tensor->bytes.data(), tensor->bytes.size());
+  }
+}
+
+void expect_tensors(const SafetensorsFile& file, const std::string& path, size_t expected) {
+  if (file.tensors().size() != expected)
+    throw Error(Exit::checkpoint,
+                path + " holds " + std::to_string(file.tensors().size()) +
+                    " tensors, the network has " + std::to_string(expected) +
+                    ": it belongs to another network");
+}
+
+nlohmann::json read_state_json(const std::filesystem::path& checkpoint) {
+  const auto path = checkpoint / "state.json";
+  const std::string text = read_file(path, Exit::checkpoint, 16 << 20);
+  const auto json = nlohmann::json::parse(text, nullptr, false);
+  if (!json.is_object()) throw Error(Exit::checkpoint, path.string() + " is not valid JSON");
+  if (json.value("format", int64_t{0}) != kFormat)
+    throw Error(Exit::checkpoint,
+                path.string() + " has format " + std::to_string(json.value("format", int64_t{0})) +
+                    "; this diffuse reads format " + std::to_string(kFormat));
+  return json;
+}
+
+/// Runs `read`, which takes values out of a state.json, and names the file when one is missing.
+template <class Read>
+auto reading(const std::filesystem::path& checkpoint, Read read) {
+  try {
+    return read(read_state_json(checkpoint));
+  } catch (const nlohmann::json::exception& e) {
+    throw Error(Exit::checkpoint, (checkpoint / "state.json").string() + ": " + e.what());
+  }
+}
+
+}  // namespace
+
+TrainState::TrainState(const ParamLayout& layout, at::Tensor flat)
+    : params(layout, flat),
+      ema(flat.clone()),
+      exp_avg(at::zeros_like(flat)),
+      exp_avg_sq(at::zeros_like(flat)),
+      updates(at::zeros({1}, flat.options())),
+      tally(at::zeros({Tally::count}, flat.options().dtype(at::kDouble))) {
+  tally[Tally::ema_initial].fill_(1.0);
+}
+
+std::filesystem::path save_state(const std::filesystem::path& folder,
+                                 const TrainState& state,
+                                 const ParamLayout& layout,
+                                 const CheckpointInfo& info,
+                                 bool verify_after_write) {
+  const at::Tensor model = state.params.flat().cpu();
+  const at::Tensor ema = state.ema.cpu();
+  const at::Tensor exp_avg = state.exp_avg.cpu();
+  const at::Tensor exp_avg_sq = state.exp_avg_sq.cpu();
+  const at::Tensor tally = state.tally.cpu();
+
+  std::vector<CheckpointFile> files(5);
+  files[0].name = "model.safetensors";
+  add_views(files[0].tensors, layout, model, "");
+  files[1].name = "ema.safetensors";
+  add_views(files[1].tensors, layout, ema, "");
+  files[2].name = "optim.safetensors";
+  add_views(files[2].tensors, layout, exp_avg, kExpAvg);
+  add_views(files[2].tensors, layout, exp_avg_sq, kExpAvgSq);
+  files[3].name = "config.yaml";
+  files[3].text = info.config;
+  nlohmann::ordered_json json;
+  json["format"] = kFormat;
+  json["step"] = state.step;
+  json["images_seen"] = state.images_seen;
+  json["logged_step"] = state.logged_step;
+  json["updates"] = static_cast<int64_t>(state.updates.item<float>());
+  json["tally"] = std::vector<double>(tally.const_data_ptr<double>(),
+                                      tally.const_data_ptr<double>() + Tally::count);
+  json["seed"] = info.seed;
+  json["num_classes"] = info.num_classes;
+  json["class_names"] = info.class_names;
+  json["images"] = info.images;
+  json["fingerprint"] = info.fingerprint;
+  files[4].name = "state.json";
+  files[4].text = json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return write_checkpoint(folder, state.step, files, verify_after_write);
+}
+
+CheckpointInfo load_info(const std::filesystem::path& checkpoint) {
+  return reading(checkpoint, [&](const nlohmann::json& json) {
+    CheckpointInfo info;
+    info.config = read_file(checkpoint / "config.yaml", Exit::checkpoint, 1 << 20);
+    info.step = json.at("step").get<int64_t>();
+    info.seed = json.at("seed").get<uint64_t>();
+    info.num_classes = json.at("num_classes").get<int64_t>();
+    info.class_names = json.at("class_names").get<std::vector<std::string>>();
+    info.images = json.at("images").get<int64_t>();
+    info.fingerprint = json.at("fingerprint").get<uint64_t>();
+    return info;
+  });
+}
+
+void load_state(const std::filesystem::path& checkpoint,
+                const ParamLayout& layout,
+                TrainState& state) {
+  const at::NoGradGuard no_grad;
+  state.params.flat().copy_(load_weights(checkpoint / "model.safetensors", layout));
+  state.ema.copy_(load_weights(checkpoint / "ema.safetensors", layout));
+
+  const auto path = checkpoint / "optim.safetensors";
+  const SafetensorsFile optim(path);
+  expect_tensors(optim, path.string(), 2 * layout.infos().size());
+  const at::Tensor flat = at::zeros({layout.flat_size()}, at::kFloat);
+  read_views(optim, path.string(), layout, flat, kExpAvg);
+  state.exp_avg.copy_(flat);
+  read_views(optim, path.string(), layout, flat, kExpAvgSq);
+  state.exp_avg_sq.copy_(flat);
+
+  reading(checkpoint, [&](const nlohmann::json& json) {
+    state.step = json.at("step").get<int64_t>();
+    state.images_seen = json.at("images_seen").get<int64_t>();
+    state.logged_step = json.at("logged_step").get<int64_t>();
+    state.updates.fill_(static_cast<double>(json.at("updates").get<int64_t>()));
+    const auto tally = json.at("tally").get<std::vector<double>>();
+    if (tally.size() != static_cast<size_t>(Tally::count))
+      throw Error(Exit::checkpoint,
+                  (checkpoint / "state.json").string() + ": 'tally' has a wrong length");
+    state.tally.copy_(at::tensor(tally, at::kDouble));
+    return 0;
+  });
+}
+
+at::Tensor load_weights(const std::filesystem::path& file, const ParamLayout& layout) {
+  const SafetensorsFile tensors(file);
+  expect_tensors(tensors, file.string(), layout.infos().size());
+  at::Tensor flat = at::zeros({layout.flat_size()}, at::kFloat);
+  read_views(tensors, file.string(), layout, flat, "");
+  return flat;
+}
+
+}  // namespace diffuse

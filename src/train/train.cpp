@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+#include "train/train.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <string>
+
+#include "ops/noise.h"
+#include "train/autocast.h"
+#include "train/optimizer.h"
+
+namespace diffuse {
+namespace {
+
+/// Rows [first, first + n) of the global batch on the device.
+struct Rows {
+  at::Tensor x0;      // [n, channels, height, width] in [-1, 1]
+  at::Tensor labels;  // [n] int64, undefined without classes
+  at::Tensor t;       // [n] int64
+  at::Tensor eps;     // like x0
+};
+
+Rows draw_rows(const TrainSetup& setup,
+               const Batch& batch,
+               const std::vector<int64_t>& times,
+               int64_t first,
+               int64_t n,
+               at::Device device) {
+  const auto whole = [&](const auto& values, at::ScalarType type) {
+    // from_blob does not copy; narrow() and to() below do, before the vectors die.
+    return at::from_blob(const_cast<void*>(static_cast<const void*>(values.data())),
+                         {static_cast<int64_t>(values.size())},
+                         type);
+  };
+  const std::vector<int64_t>& image_shape = setup.image_shape;
+  const int64_t values = image_shape[0] * image_shape[1] * image_shape[2];
+  Rows rows;
+  const at::Tensor pixels = whole(batch.pixels, at::kByte)
+                                .narrow(0, first * values, n * values)
+                                .view({n, image_shape[0], image_shape[1], image_shape[2]});
+  rows.x0 = pixels.to(device).to(at::kFloat).div_(127.5).sub_(1);  // 0..255 -> [-1, 1]
+  rows.t = whole(times, at::kLong).narrow(0, first, n).clone().to(device);
+  if (setup.network.num_classes() > 0)
+    rows.labels = whole(batch.labels, at::kLong).narrow(0, first, n).clone().to(device);
+  rows.eps = at::empty_like(rows.x0);
+  fill_normal(rows.eps, setup.seed, Purpose::noise, static_cast<uint64_t>(batch.step), first);
+  return rows;
+}
+
+}  // namespace
+
+std::function<bool(int64_t)> every(int64_t steps) {
+  return [steps](int64_t step) { return steps > 0 && step % steps == 0; };
+}
+
+bool train(TrainState& state,
+           const TrainSetup& setup,
+           Batches& batches,
+           const std::vector<Action>& actions,
+           const std::function<bool()>& stop) {
+  const at::Device device = state.params.flat().device();
+  while (state.step < setup.steps) {
+    const Batch batch = batches.next();
+    const auto step = static_cast<uint64_t>(state.step);
+    const std::vector<int64_t> times = setup.time_sampler(TimeQuery{
+        .seed = setup.seed, .step = step, .batch = setup.batch, .steps = setup.objective.steps()});
+
+    state.params.grad().zero_();
+    at::Tensor loss, loss_raw;  // 0-dim, of the global batch
+    for (int64_t first = 0; first < setup.batch; first += setup.micro_batch) {
+      const int64_t n = std::min(setup.micro_batch, setup.batch - first);
+      const Rows rows =
+          draw_rows(setup, batch, times, first, n, device);
+      // Ho et al. 2020, algorithm 1: x0 ~ q, t, eps ~ N(0, I), gradient step on |F* - F(z_t, t)|^2.
+      const at::Tensor z = setup.objective.noise(rows.x0, rows.eps, rows.t);
+      const DropoutKey dropout{setup.seed, step, first};
+      const at::Tensor output = with_autocast(setup.bf16, device, [&] {
+        return setup.network.forward(
+            state.params.weights(), z, setup.objective.time(rows.t), rows.labels, &dropout);
+      });
+      const Objective::Loss part = setup.objective.loss(output, rows.x0, rows.eps, rows.t);
+      const at::Tensor share = part.weighted.sum() / static_cast<double>(setup.batch);
+      share.backward();
+      const at::Tensor raw_share = part.raw.sum() / static_cast<double>(setup.batch);
+      loss = loss.defined() ? loss + share.detach() : share.detach();
+      loss_raw = loss_raw.defined() ? loss_raw + raw_share : raw_share;
+    }
+    update(state, setup.network.layout(), setup.optim, setup.steps, loss, loss_raw);
+    ++state.step;
+    state.images_seen += setup.batch;
+
+    for (const Action& action : actions)
+      if (action.due(state.step)) action.run(state);
+    if (stop()) break;
+  }
+  return state.step >= setup.steps;
+}
+
+}  // namespace diffuse

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "data/batches.h"
+#include "diffusion/objective.h"
+#include "nn/unet.h"
+#include "train/options.h"
+#include "train/state.h"
+
+namespace diffuse {
+
+/// Everything that a step reads and does not change.
+struct TrainSetup {
+  const UNet& network;
+  const Objective& objective;
+  const TimeSampler& time_sampler;
+  std::vector<int64_t> image_shape;  // channels, height, width
+  OptimOptions optim;
+  int64_t steps = 0;        // of the whole run
+  int64_t batch = 0;        // global
+  int64_t micro_batch = 0;  // at most `batch`
+  uint64_t seed = 0;
+  bool bf16 = false;  // autocast
+};
+
+/// Periodic work, run after a step when due(step) says so, in the order of the list.
+struct Action {
+  std::function<bool(int64_t step)> due;
+  std::function<void(TrainState&)> run;
+};
+
+/// Due at every multiple of `steps`; never when that is 0.
+std::function<bool(int64_t)> every(int64_t steps);
+
+/// Trains until state.step == setup.steps or stop() says so after a step (Ho et al. 2020, algorithm
+/// 1). The numbers depend on the state, the setup and the data alone: resuming from a saved state
+/// goes on as if nothing had happened. Returns whether all steps are done.
+bool train(TrainState& state,
+           const TrainSetup& setup,
+           Batches& batches,
+           const std::vector<Action>& actions,
+           const std::function<bool()>& stop);
+
+}  // namespace diffuse

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+
+#include "base/random.h"
+#include "diffusion/options.h"
+
+namespace diffuse {
+namespace {
+
+Level level_of(double alpha_bar) {
+  return {.t = 0,
+          .logsnr = std::log(alpha_bar / (1 - alpha_bar)),
+          .alpha = std::sqrt(alpha_bar),
+          .sigma = std::sqrt(1 - alpha_bar)};
+}
+
+double x_hat(const Prediction& p, const Level& l, double z, double f) {
+  const Coefficients c = p(l);
+  return c.c_skip * z + c.c_out * f;
+}
+
+TEST(WorkedExample, NoisingAndEpsilon) {
+  // x0 = 0.70, alpha_bar = 0.64, eps = 0.50.
+  const Level l = level_of(0.64);
+  const double z = l.alpha * 0.70 + l.sigma * 0.50;
+  EXPECT_NEAR(z, 0.86, 1e-15);
+  const Prediction epsilon(predictions(), "epsilon");
+  const TargetCoefficients target = target_coefficients(epsilon, l);
+  const double eps = target.x0 * 0.70 + target.eps * 0.50;
+  EXPECT_NEAR((eps - 0.45) * (eps - 0.45), 0.0025, 1e-15);
+  EXPECT_NEAR(x_hat(epsilon, l, z, 0.45), 0.7375, 1e-15);
+}
+
+TEST(WorkedExample, ErrorOfX0GrowsWithNoise) {
+  // A perturbed epsilon moves x0_hat by sqrt((1 - alpha_bar) / alpha_bar) as much.
+  const Prediction epsilon(predictions(), "epsilon");
+  const Chain chain = make_chain(LinearSchedule()(1000));
+  for (const int64_t t : {0, 100, 500, 900, 999}) {
+    const Level l = chain.level(t);
+    const double bar = chain.alpha_bar[static_cast<size_t>(t)];
+    const double moved = x_hat(epsilon, l, 0.3, 0.2 + 1e-3) - x_hat(epsilon, l, 0.3, 0.2);
+    const double growth = std::sqrt((1 - bar) / bar);
+    EXPECT_NEAR(std::abs(moved) / 1e-3, growth, 1e-9 * (growth + 1));
+  }
+}
+
+TEST(Prediction, TargetsOfThePapers) {
+  for (const double bar : {0.9999, 0.64, 0.02, 4e-5}) {
+    const Level l = level_of(bar);
+    const auto target = [&](const char* name) {
+      return target_coefficients(Prediction(predictions(), name), l);
+    };
+    // Error of 1 - (1/alpha) alpha is an ulp, divided by c_out.
+    const double tol = 4e-16 * (1 + l.alpha / l.sigma);
+    EXPECT_NEAR(target("epsilon").x0, 0, tol);
+    EXPECT_NEAR(target("epsilon").eps, 1, tol);
+    EXPECT_NEAR(target("x0").x0, 1, tol);
+    EXPECT_NEAR(target("x0").eps, 0, tol);
+    EXPECT_NEAR(target("velocity").x0, -l.sigma, tol);  // v = alpha eps - sigma x0
+    EXPECT_NEAR(target("velocity").eps, l.alpha, tol);
+    EXPECT_NEAR(target("score").x0, 0, tol / l.sigma);
+    EXPECT_NEAR(target("score").eps, -1 / l.sigma, tol / l.sigma);
+  }
+}
+
+TEST(Prediction, EveryPairConvertsExactly) {
+  for (const auto& row : predictions()) {
+    const Prediction a(predictions(), row.name);
+    for (const auto& other : predictions()) {
+      const Prediction b(predictions(), other.name);
+      for (const double bar : {0.9999, 0.64, 0.02, 4e-5}) {
+        SCOPED_TRACE(row.name + " -> " + other.name + " at " + std::to_string(bar));
+        const Level l = level_of(bar);
+        const double x0 = 0.7, eps = -1.3;
+        const double z = l.alpha * x0 + l.sigma * eps;
+        const auto f = [&](const Prediction& p) {
+          const TargetCoefficients c = target_coefficients(p, l);
+          return c.x0 * x0 + c.eps * eps;
+        };
+        // The right output of each target is the picture, and converts to the other's right output.
+        // Every term is of size at most 1/alpha + 1/sigma; there are fewer than 10 roundings.
+        const double size = 1 / l.alpha + 1 / l.sigma;
+        EXPECT_NEAR(x_hat(a, l, z, f(a)), x0, 10 * 2.2e-16 * size);
+        const Conversion c = convert(a, b, l);
+        const double there = c.z * z + c.f * f(a);
+        EXPECT_NEAR(there, f(b), 10 * 2.2e-16 * size * size);
+        const Conversion back = convert(b, a, l);
+        EXPECT_NEAR(back.z * z + back.f * there, f(a), 10 * 2.2e-16 * size * size);
+      }
+    }
+  }
+}
+
+TEST(Weighting, PapersFormsAndIdentities) {
+  const Chain chain = make_chain(LinearSchedule()(1000));
+  const auto weights =
+      [&](const char* weighting, const char* target, const char* variance = "fixed_small") {
+        return network_weights(chain,
+                               Prediction(predictions(), target),
+                               Weighting(weightings(), weighting),
+                               WeightOn::epsilon,
+                               Variance(variances(), variance));
+      };
+  for (int64_t t = 1; t < 1000; ++t) {
+    const auto i = static_cast<size_t>(t);
+    const double snr = chain.snr(t), bar = chain.alpha_bar[i];
+    // w on epsilon is w SNR / SNR, on v w / (SNR + 1), on the score w (1 - alpha_bar) / SNR of w on
+    // x0.
+    EXPECT_NEAR(weights("snr", "epsilon")[i], 1, 1e-11);
+    if (t % 50) continue;
+    EXPECT_NEAR(weights("snr", "x0")[i], snr, 1e-11 * snr);
+    EXPECT_NEAR(weights("snr", "velocity")[i], snr / (snr + 1), 1e-11);
+    EXPECT_NEAR(weights("snr", "score")[i], 1 - bar, 1e-11);
+    EXPECT_NEAR(weights("min_snr", "epsilon")[i], std::min(snr, 5.0) / snr, 1e-11);
+    EXPECT_NEAR(weights("min_snr", "velocity")[i], std::min(snr, 5.0) / (snr + 1), 1e-11);
+    EXPECT_NEAR(weights("min_snr", "x0")[i], std::min(snr, 5.0), 1e-11 * 5);
+    // Kingma et al. 2021, eq. 14: the bound's weight on x0 is half the drop of the SNR. The
+    // difference cancels digits.
+    const double drop = (chain.snr(t - 1) - snr) / 2;
+    EXPECT_NEAR(weights("vlb", "x0")[i], drop, 1e-11 * chain.snr(t - 1));
+  }
+  for (const char* target : {"epsilon", "x0", "velocity", "score"})
+    for (const double w : weights("simple", target)) EXPECT_NEAR(w, 1, 1e-12);
+}
+
+TEST(Weighting, GoldenNumbers) {
+  const Chain linear = make_chain(LinearSchedule()(1000));
+  const Chain cosine = make_chain(CosineSchedule()(1000));
+  const auto weight =
+      [](const Chain& c, const char* w, const char* target, const char* variance, size_t t) {
+        return network_weights(c,
+                               Prediction(predictions(), target),
+                               Weighting(weightings(), w),
+                               WeightOn::epsilon,
+                               Variance(variances(), variance))[t];
+      };
+  // beta^2 / (2 sigma^2 alpha (1 - alpha_bar)), Ho et al. 2020, eq. 12; 11 printed digits.
+  const struct {
+    size_t t;
+    double large, small;
+  } vlb[] = {{1, .27269208428, .59967151216},
+             {2, .19440197653, .31799535168},
+             {10, .068223988991, .078976541611},
+             {500, .0055097345334, .0055144619596},
+             {999, .010204493469, .010204501874}};
+  for (const auto& g : vlb) {
+    EXPECT_NEAR(weight(linear, "vlb", "epsilon", "fixed_large", g.t), g.large, 1e-10 * g.large);
+    EXPECT_NEAR(weight(linear, "vlb", "epsilon", "fixed_small", g.t), g.small, 1e-10 * g.small);
+  }
+  EXPECT_NEAR(weight(cosine, "vlb", "epsilon", "fixed_large", 1), .26390832929, 1e-10);
+  EXPECT_NEAR(weight(cosine, "vlb", "epsilon", "fixed_small", 1), .55885610176, 1e-10);
+  EXPECT_NEAR(weight(cosine, "vlb", "epsilon", "fixed_small", 999), 499.5, 0.05);
+  EXPECT_NEAR(weight(linear, "min_snr", "epsilon", "fixed_small", 0), 5.00050005e-4, 1e-12);
+  EXPECT_NEAR(weight(linear, "min_snr", "velocity", "fixed_small", 0), 5.0e-4, 1e-12);
+  EXPECT_NEAR(weight(linear, "min_snr", "epsilon", "fixed_small", 100), .585708508, 1e-9);
+  EXPECT_NEAR(weight(linear, "min_snr", "velocity", "fixed_small", 100), .524292046, 1e-9);
+  EXPECT_NEAR(weight(linear, "min_snr", "velocity", "fixed_small", 250), .521423031, 1e-9);
+  EXPECT_NEAR(weight(linear, "min_snr", "velocity", "fixed_small", 500), .0777966584, 1e-10);
+}
+
+TEST(Weighting, EveryRowIsOneErrorOnManyScales) {
+  // The same weighting on any two targets is the same loss: w_F c^2 is the weight on x0 for all.
+  const Chain chain = make_chain(CosineSchedule()(200));
+  for (const auto& w : weightings()) {
+    if (w.name == "simple") continue;  // follows the target by definition
+    for (const auto& v : variances()) {
+      const Variance variance(variances(), v.name);
+      const Weighting weighting(weightings(), w.name);
+      const Prediction x0(predictions(), "x0");
+      const auto on_x0 = network_weights(chain, x0, weighting, WeightOn::epsilon, variance);
+      for (const auto& row : predictions()) {
+        const Prediction p(predictions(), row.name);
+        const auto on_f = network_weights(chain, p, weighting, WeightOn::epsilon, variance);
+        for (int64_t t = 0; t < chain.steps(); ++t) {
+          const auto i = static_cast<size_t>(t);
+          const double c = p(chain.level(t)).c_out;
+          EXPECT_NEAR(on_f[i], on_x0[i] * c * c, 1e-12 * on_f[i])
+              << w.name << " " << row.name << " " << t;
+          // What the paper prints is the weight on epsilon.
+          const Weight weight = weighting({chain, t, p, variance});
+          EXPECT_NEAR(weight.published * chain.snr(t), weight.on_x0, 1e-9 * weight.on_x0);
+        }
+      }
+    }
+  }
+}
+
+TEST(Weighting, OnTheNetworksOwnLoss) {
+  const Chain chain = make_chain(LinearSchedule()(1000));
+  const Prediction velocity(predictions(), "velocity");
+  const Variance variance(variances(), "fixed_small");
+  const auto w = network_weights(
+      chain, velocity, Weighting(weightings(), "min_snr"), WeightOn::network, variance);
+  EXPECT_NEAR(w[100], .585708508, 1e-9);  // epsilon's number, unconverted
+  const auto simple = network_weights(
+      chain, velocity, Weighting(weightings(), "simple"), WeightOn::network, variance);
+  EXPECT_EQ(simple[100], 1);
+}
+
+TEST(Variance, SmallAndLarge) {
+  const Chain chain = make_chain(LinearSchedule()(1000));
+  const Variance small(variances(), "fixed_small"), large(variances(), "fixed_large");
+  EXPECT_EQ(small(chain, 500), chain.posterior_variance[500]);
+  EXPECT_EQ(large(chain, 500), chain.beta[500]);
+  EXPECT_EQ(small(chain, 0), chain.posterior_variance[1]);
+  EXPECT_EQ(large(chain, 0), chain.posterior_variance[1]);
+}
+
+TEST(TimeSampler, EveryRowIsUniformAndKeyed) {
+  for (const auto& row : time_samplers()) {
+    SCOPED_TRACE(row.name);
+    const TimeSampler sampler(time_samplers(), row.name);
+    const int64_t steps = 10, batch = 64, rounds = 500;
+    std::vector<int64_t> counts(steps);
+    std::set<std::vector<int64_t>> different;
+    for (int64_t step = 0; step < rounds; ++step) {
+      const TimeQuery q{
+          .seed = 7, .step = static_cast<uint64_t>(step), .batch = batch, .steps = steps};
+      const auto t = sampler(q);
+      ASSERT_EQ(t.size(), 64u);
+      EXPECT_EQ(t, sampler(q));
+      different.insert(t);
+      for (const int64_t v : t) {
+        ASSERT_GE(v, 0);
+        ASSERT_LT(v, steps);
+        ++counts[static_cast<size_t>(v)];
+      }
+    }
+    EXPECT_GT(different.size(), 100u);  // a stratified batch has few distinct outcomes at T = 10
+    // Binomial: mean 3200, standard deviation 53.7; five of them for ten bins of a fixed seed.
+    for (const int64_t c : counts) EXPECT_NEAR(static_cast<double>(c), 3200, 5 * 53.7);
+  }
+}
+
+TEST(TimeSampler, StratifiedFillsEveryStratum) {
+  const TimeSampler sampler(time_samplers(), "stratified");
+  const auto t = sampler({.seed = 1, .step = 3, .batch = 100, .steps = 100});
+  EXPECT_EQ(std::set<int64_t>(t.begin(), t.end()).size(), 100u);
+}
+
+TEST(Check, DefaultsAreSilent) { EXPECT_TRUE(check(DiffusionOptions()).empty()); }
+
+TEST(Check, EpsilonAtZeroTerminalSnr) {
+  for (const auto& row : predictions()) {
+    DiffusionOptions options;
+    options.zero_terminal_snr = true;
+    options.target.select(row.name);
+    const auto findings = check(options);
+    const bool refused = row.name == "epsilon" || row.name == "score";
+    ASSERT_EQ(findings.size(), refused ? 1u : 0u) << row.name;
+    if (refused) {
+      EXPECT_TRUE(findings[0].error);
+      EXPECT_EQ(findings[0].key, "target");
+      EXPECT_NE(findings[0].message.find("velocity"), std::string::npos);
+    }
+  }
+}
+
+TEST(Check, EveryCombinationEitherWorksOrSaysWhy) {
+  for (const auto& s : schedules())
+    for (const auto& p : predictions())
+      for (const auto& w : weightings())
+        for (const auto& v : variances())
+          for (const bool zero : {false, true})
+            for (const WeightOn on : {WeightOn::epsilon, WeightOn::network}) {
+              DiffusionOptions options;
+              options.steps = 50;
+              options.schedule.select(s.name);
+              options.target.select(p.name);
+              options.weighting.select(w.name);
+              options.variance.select(v.name);
+              options.zero_terminal_snr = zero;
+              options.weight_on = on;
+              bool refused = false;
+              for (const Finding& f : check(options)) {
+                EXPECT_FALSE(f.message.empty());
+                refused = refused || f.error;
+              }
+              const auto build = [&] {
+                const Chain chain = make_chain(options);
+                network_weights(chain, options.target, options.weighting, on, options.variance);
+              };
+              if (!refused) {
+                EXPECT_NO_THROW(build()) << s.name << p.name << w.name << zero;
+              }
+              if (s.name == "table") {
+                EXPECT_TRUE(refused);  // no file
+              }
+            }
+}
+
+TEST(Check, Warnings) {
+  DiffusionOptions options;
+  options.steps = 100;
+  options.schedule.options<LinearSchedule>()->rescale = false;
+  auto findings = check(options);
+  ASSERT_EQ(findings.size(), 1u);
+  EXPECT_FALSE(findings[0].error);
+  EXPECT_EQ(findings[0].key, "schedule");
+
+  options = DiffusionOptions();
+  options.zero_terminal_snr = true;
+  options.target.select("velocity");
+  options.weighting.select("min_snr");
+  findings = check(options);
+  ASSERT_EQ(findings.size(), 1u);
+  EXPECT_FALSE(findings[0].error);
+  EXPECT_NE(findings[0].message.find("never trained"), std::string::npos);
+
+  options = DiffusionOptions();
+  options.schedule.select("cosine");
+  options.weighting.select("vlb");
+  findings = check(options);
+  ASSERT_EQ(findings.size(), 1u);
+  EXPECT_NE(findings[0].message.find("dominates"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace diffuse

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT
+#include "train/optimizer.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "train/lr.h"
+
+namespace diffuse {
+namespace {
+
+ParamLayout small_layout() {
+  ParamLayout layout;
+  layout.add("a.weight", {4, 5}, 1.0);
+  layout.add("a.bias", {5}, 1.0);
+  layout.finalize();
+  return layout;
+}
+
+TrainState small_state(const ParamLayout& layout) { return TrainState(layout, layout.initial(3)); }
+
+void set_gradient(TrainState& state, const ParamLayout& layout, uint64_t seed, double scale) {
+  // Only real elements: the padding's gradient is zero in training.
+  const Weights from = layout.views(layout.initial(seed));
+  const Weights to = layout.views(state.params.grad());
+  for (size_t i = 0; i < to.size(); ++i) to[i].copy_(from[i] * scale);
+}
+
+TEST(LearningRate, WarmsUpAndDecays) {
+  OptimOptions o;
+  o.lr = 1.0;
+  o.warmup_steps = 10;
+  EXPECT_DOUBLE_EQ(learning_rate(o, 0, 110), 0.1);
+  EXPECT_DOUBLE_EQ(learning_rate(o, 9, 110), 1.0);
+  EXPECT_DOUBLE_EQ(learning_rate(o, 60, 110), 1.0);
+  o.decay = Decay::linear;
+  EXPECT_DOUBLE_EQ(learning_rate(o, 60, 110), 0.5);
+  o.decay = Decay::cosine;
+  EXPECT_NEAR(learning_rate(o, 60, 110), 0.5, 1e-15);
+  EXPECT_NEAR(learning_rate(o, 35, 110), 0.5 * (1 + std::sqrt(0.5)), 1e-15);
+  EXPECT_NEAR(learning_rate(o, 110, 110), 0, 1e-15);
+  o.warmup_steps = 0;
+  EXPECT_DOUBLE_EQ(learning_rate(o, 0, 110), 1.0);
+}
+
+TEST(EmaDecay, WarmsUpToTheConstant) {
+  OptimOptions o;
+  o.ema_decay = 0.9999;
+  EXPECT_EQ(ema_decay(o, 1), 0);                    // the first average is the first weights
+  EXPECT_NEAR(ema_decay(o, 10'000), 0.999, 1e-12);  // 1 - n^-3/4
+  EXPECT_EQ(ema_decay(o, 1'000'000), 0.9999);
+  o.ema_power = 0;
+  EXPECT_EQ(ema_decay(o, 1), 0.9999);
+}
+
+/// AdamW with clipping and EMA as printed (Loshchilov & Hutter 2019, algorithm 2), in float64.
+struct Reference {
+  at::Tensor theta, m, v, ema;
+  int64_t n = 0;
+  void step(const OptimOptions& o,
+            at::Tensor g,
+            double lr,
+            double weight_decay,
+            double global_norm,
+            double decay) {
+    ++n;
+    if (o.grad_clip > 0 && global_norm > o.grad_clip) g = g * (o.grad_clip / global_norm);
+    theta = theta * (1 - lr * weight_decay);
+    m = o.betas[0] * m + (1 - o.betas[0]) * g;
+    v = o.betas[1] * v + (1 - o.betas[1]) * g * g;
+    const at::Tensor m_hat = m / (1 - std::pow(o.betas[0], n));
+    const at::Tensor v_hat = v / (1 - std::pow(o.betas[1], n));
+    theta = theta - lr * m_hat / (v_hat.sqrt() + o.eps);
+    ema = decay * ema + (1 - decay) * theta;
+  }
+};
+
+class OptimizerTest : public testing::TestWithParam<bool> {};
+
+TEST_P(OptimizerTest, IsAdamWWithClippingAndEma) {
+  const bool decay_all = GetParam();
+  const ParamLayout layout = small_layout();
+  TrainState state = small_state(layout);
+  OptimOptions o;
+  o.lr = 0.01;
+  o.warmup_steps = 3;
+  o.weight_decay = 0.1;
+  o.decay_norms_and_biases = decay_all;
+  o.grad_clip = 1.0;
+  o.ema_decay = 0.9;
+  std::vector<Reference> reference;
+  for (const at::Tensor& w : layout.views(state.params.flat())) {
+    const at::Tensor theta = w.to(at::kDouble);
+    reference.push_back({theta, at::zeros_like(theta), at::zeros_like(theta), theta.clone()});
+  }
+  double initial_share = 1;
+  for (int64_t step = 0; step < 8; ++step) {
+    set_gradient(state,
+                 layout,
+                 100 + static_cast<uint64_t>(step),
+                 step % 2 ? 0.01 : 10.0);  // unclipped, clipped
+    std::vector<at::Tensor> g;
+    double squares = 0;
+    for (const at::Tensor& t : layout.views(state.params.grad())) {
+      g.push_back(t.to(at::kDouble).clone());
+      squares += g.back().square().sum().item<double>();
+    }
+    for (size_t i = 0; i < reference.size(); ++i) {
+      const bool decayed = decay_all || layout.infos()[i].decay;
+      reference[i].step(o,
+                        g[i],
+                        learning_rate(o, step, 100),
+                        decayed ? o.weight_decay : 0,
+                        std::sqrt(squares),
+                        ema_decay(o, step + 1));
+    }
+    update(state, layout, o, 100, at::scalar_tensor(0.5), at::scalar_tensor(0.25));
+    ++state.step;
+    initial_share *= ema_decay(o, step + 1);
+  }
+  const Weights theta = layout.views(state.params.flat()), ema = layout.views(state.ema);
+  for (size_t i = 0; i < reference.size(); ++i) {
+    // 8 updates of about lr: float32 rounding of values below 2.
+    EXPECT_LT((theta[i].to(at::kDouble) - reference[i].theta).abs().max().item<double>(),
+              8 * 2.4e-7);
+    EXPECT_LT((ema[i].to(at::kDouble) - reference[i].ema).abs().max().item<double>(), 16 * 2.4e-7);
+  }
+  EXPECT_EQ(state.updates.item<float>(), 8);
+  EXPECT_EQ(state.tally[Tally::good].item<double>(), 8);
+  EXPECT_DOUBLE_EQ(state.tally[Tally::loss].item<double>(), 4);
+  EXPECT_DOUBLE_EQ(state.tally[Tally::loss_raw].item<double>(), 2);
+  EXPECT_NEAR(state.tally[Tally::ema_initial].item<double>(), initial_share, 1e-12);
+}
+
+INSTANTIATE_TEST_SUITE_P(WeightDecay, OptimizerTest, testing::Bool());
+
+TEST(Optimizer, NonFiniteLossOrGradientChangesNothing) {
+  const double inf = std::numeric_limits<double>::infinity();
+  const ParamLayout layout = small_layout();
+  for (const double bad : {inf, -inf, std::nan("")}) {
+    for (const bool in_loss : {true, false}) {
+      TrainState state = small_state(layout);
+      const OptimOptions o;
+      set_gradient(state, layout, 9, 1);
+      update(state, layout, o, 100, at::scalar_tensor(1.0), at::scalar_tensor(1.0));
+      ++state.step;
+      const at::Tensor before[] = {state.params.flat().clone(),
+                                   state.ema.clone(),
+                                   state.exp_avg.clone(),
+                                   state.exp_avg_sq.clone()};
+      if (!in_loss) layout.views(state.params.grad())[1][2].fill_(bad);
+      update(state, layout, o, 100, at::scalar_tensor(in_loss ? bad : 1.0), at::scalar_tensor(1.0));
+      ++state.step;
+      EXPECT_TRUE(at::equal(before[0], state.params.flat()));
+      EXPECT_TRUE(at::equal(before[1], state.ema));
+      EXPECT_TRUE(at::equal(before[2], state.exp_avg));
+      EXPECT_TRUE(at::equal(before[3], state.exp_avg_sq));
+      EXPECT_EQ(state.updates.item<float>(), 1);
+      EXPECT_EQ(state.tally[Tally::steps].item<double>(), 2);
+      EXPECT_EQ(state.tally[Tally::good].item<double>(), 1);
+      EXPECT_EQ(state.tally[Tally::skipped].item<double>(), 1);
+      EXPECT_EQ(state.tally[Tally::skipped_in_row].item<double>(), 1);
+      EXPECT_EQ(state.tally[Tally::loss].item<double>(), 1);
+      // A good step ends the row.
+      set_gradient(state, layout, 10, 1);
+      update(state, layout, o, 100, at::scalar_tensor(1.0), at::scalar_tensor(1.0));
+      EXPECT_EQ(state.tally[Tally::skipped_in_row].item<double>(), 0);
+      EXPECT_EQ(state.tally[Tally::skipped].item<double>(), 1);
+      EXPECT_TRUE(at::isfinite(state.params.flat()).all().item<bool>());
+    }
+  }
+}
+
+}  // namespace
+}  // namespace diffuse
