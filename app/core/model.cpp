@@ -7,7 +7,6 @@
 #include <algorithm>
 
 #include "base/log.h"
-#include "ops/cuda.h"
 #include "ops/noise.h"
 #include "samplers/sample.h"
 #include "train/autocast.h"
@@ -63,7 +62,9 @@ UNet make_network(const Config& config, int64_t num_classes) {
 
 bool set_precision(Precision precision, at::Device device) {
   if (device.is_cuda()) {
-    if (const CudaOps* cuda = open_cuda()) cuda->set_tf32(precision == Precision::tf32);
+    // cuDNN allows TF32 by default: fp32 must mean float32.
+    at::globalContext().setAllowTF32CuBLAS(precision == Precision::tf32);
+    at::globalContext().setAllowTF32CuDNN(precision == Precision::tf32);
     return precision == Precision::bf16;
   }
   if (precision == Precision::tf32)

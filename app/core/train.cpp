@@ -2,6 +2,7 @@
 #include "train/train.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 #include <torch/headeronly/version.h>
 
