@@ -26,7 +26,7 @@ void SampleOptions::fields(Fields& f) {
       .free_on_resume()
       .also_called({"clip_sample", "clip_denoised", "clip_x0"});
   f(seed, "seed", "seed of the pictures; the same seed gives the same pictures").at_least(0).free_on_resume();
-  f.one_of(weights, "weights", {{Weights::ema, "ema"}, {Weights::raw, "raw"}}, "averaged or raw weights")
+  f.one_of(weights, "weights", {{WeightSet::ema, "ema"}, {WeightSet::raw, "raw"}}, "averaged or raw weights")
       .free_on_resume()
       .also_called({"use_ema"});
 }

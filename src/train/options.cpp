@@ -30,6 +30,11 @@ void OptimOptions::fields(Fields& f) {
            {{Decay::constant, "constant"}, {Decay::cosine, "cosine"}, {Decay::linear, "linear"}},
            "learning rate after the warm-up; cosine and linear reach 0 at train.steps")
       .also_called({"lr_scheduler", "lr_schedule", "lr_scheduler_type", "scheduler", "lr_decay"});
+  f(max_skips_in_row,
+    "max_skips_in_row",
+    "stop when so many updates in a row were skipped for a loss or gradient that is not finite; 0: never")
+      .at_least(0)
+      .free_on_resume();
   f(ema_decay, "ema_decay", "decay of the averaged weights (EMA)")
       .at_least(0)
       .below(1)
