@@ -47,9 +47,9 @@ struct SampleRequest {
   std::optional<int64_t> batch;
   std::string label = "all";           // class number, class name, or "all": in turn
   std::string device = "auto";
-  std::string out;                     // folder, file.png, or "-" for stdout
+  std::string out;                     // folder, file.png, "-" for stdout; empty: samples.png
   bool singles = false;                // also one PNG a picture
-  int64_t trajectory = 0;              // rows of a trajectory grid along the chain; 0: none
+  int64_t trajectory = 0;              // points of the chain in a trajectory grid; 0: none
   bool force = false;                  // overwrite
 };
 

@@ -31,7 +31,10 @@ std::string value_text(const Field& field) {
     if (field.scalar_ok && values.size() == 1) return format(values[0]);
     std::vector<std::string> texts;
     for (const auto v : values) texts.push_back(format(v));
-    return "[" + list_of(texts) + "]";
+    std::string out = "[";  // appended: GCC 12 warns wrongly of "[" + ...
+    out += list_of(texts);
+    out += "]";
+    return out;
   };
   const auto integer = [](int64_t v) { return std::to_string(v); };
   return std::visit(
@@ -70,9 +73,15 @@ std::string type_text(const Field& field) {
 std::string bounds_text(const Field& field) {
   if (field.min == field.max) return format_number(field.min);
   std::string out;
-  if (std::isfinite(field.min)) out = (field.open_min ? "> " : ">= ") + format_number(field.min);
-  if (std::isfinite(field.max))
-    out += (out.empty() ? "" : " and ") + std::string(field.open_max ? "< " : "<= ") + format_number(field.max);
+  if (std::isfinite(field.min)) {
+    out += field.open_min ? "> " : ">= ";
+    out += format_number(field.min);
+  }
+  if (std::isfinite(field.max)) {
+    if (!out.empty()) out += " and ";
+    out += field.open_max ? "< " : "<= ";
+    out += format_number(field.max);
+  }
   return out;
 }
 

@@ -52,13 +52,17 @@ class Writer {
     const std::string lead(2 * depth, ' ');
     std::string row;
     const auto flush = [&] {
-      out_ += lead + "#" + row + "\n";
+      out_ += lead;
+      out_ += '#';
+      out_ += row;
+      out_ += '\n';
       row.clear();
     };
     for (size_t begin = 0; begin < words.size();) {
       const size_t end = std::min(words.find(' ', begin), words.size());
       if (!row.empty() && lead.size() + row.size() + 2 + (end - begin) > kWidth) flush();
-      row += " " + words.substr(begin, end - begin);
+      row += ' ';
+      row.append(words, begin, end - begin);
       begin = end + 1;
     }
     flush();

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "command.h"
+#include "data/dataset.h"
+
+namespace diffuse {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct CheckFlags {
+  std::string config;
+  std::vector<std::string> set;
+  std::string data = "headers";
+  bool json = false;
+};
+
+/// What the data part found.
+struct DataSummary {
+  std::string path;
+  int64_t pictures = 0;
+  std::vector<std::string> classes;
+  std::vector<SkippedFile> skipped;
+};
+
+/// Decodes every picture. The data set itself stops at too many bad ones.
+DataSummary decode_all(const DataOptions& options, ProgressMode mode) {
+  Progress progress(mode, "decode", 0, 0);
+  const auto shown = [&](int64_t done, int64_t total) {
+    progress.update(done, std::to_string(done) + "/" + std::to_string(total) + " pictures");
+  };
+  const Dataset data(options, shown);
+  if (!data.cached()) {
+    std::vector<uint8_t> pixels(static_cast<size_t>(options.height() * options.width() * options.channels));
+    for (int64_t i = 0; i < data.size(); ++i) {
+      data.fetch(i, false, 0.5, 0.5, pixels.data());
+      shown(i + 1, data.size());
+    }
+  }
+  return {options.path, data.usable(), data.scan().label_names, data.bad()};
+}
+
+DataSummary scan_headers(const DataOptions& options) {
+  const DataScan scan = scan_folder(options, true);
+  int64_t bad = 0;
+  const SkippedFile* first = nullptr;
+  for (const SkippedFile& file : scan.skipped)
+    if (file.picture && ++bad == 1) first = &file;
+  const auto good = static_cast<int64_t>(scan.entries.size());
+  if (bad > 0 && options.on_bad_image == BadImage::fail)
+    throw Error(Exit::data,
+                options.path + ": " + first->path + ": " + first->reason +
+                    "; remove it, or use data.on_bad_image: skip");
+  if (static_cast<double>(bad) > options.max_bad_fraction * static_cast<double>(good + bad))
+    throw Error(Exit::data,
+                options.path + ": " + std::to_string(bad) + " of " + std::to_string(good + bad) +
+                    " pictures are bad, more than data.max_bad_fraction allows; " +
+                    list_skipped(scan.skipped));
+  return {options.path, good, scan.label_names, scan.skipped};
+}
+
+Json summary_json(const LoadedConfig& loaded, const std::optional<DataSummary>& data) {
+  Json out{{"ok", true}, {"warnings", loaded.warnings}};
+  if (!data) return out;
+  Json skipped = Json::array();
+  for (const SkippedFile& file : data->skipped) skipped.push_back({{"path", file.path}, {"reason", file.reason}});
+  out["data"] = {
+      {"path", data->path}, {"pictures", data->pictures}, {"classes", data->classes}, {"skipped", skipped}};
+  return out;
+}
+
+std::string counted(size_t n, const std::string& one, const std::string& many) {
+  return std::to_string(n) + " " + (n == 1 ? one : many);
+}
+
+std::string summary_text(const CheckFlags& flags,
+                         const LoadedConfig& loaded,
+                         const std::optional<DataSummary>& data) {
+  const Config& c = loaded.config;
+  std::string out = "config  " + flags.config + ": ok";
+  if (!loaded.warnings.empty()) out += ", " + counted(loaded.warnings.size(), "warning", "warnings");
+  out += "\nmodel   " + std::to_string(c.data.height()) + " x " + std::to_string(c.data.width()) + " x " +
+         std::to_string(c.data.channels) + ", " + c.diffusion.target.name() + " on " + c.diffusion.schedule.name() +
+         " " + std::to_string(c.diffusion.steps) + ", weighting " + c.diffusion.weighting.name() + "\n";
+  if (!data) return out;
+  out += "data    " + data->path + ": " + counted(static_cast<size_t>(data->pictures), "picture", "pictures");
+  if (!data->classes.empty()) out += ", " + counted(data->classes.size(), "class", "classes");
+  if (!data->skipped.empty()) out += ", " + list_skipped(data->skipped, 10);
+  if (out.back() != '\n') out += '\n';
+  return out;
+}
+
+int run_check(const CheckFlags& flags, const Context& context) {
+  const LoadedConfig loaded = load_config(flags.config, set_overrides(flags.set));
+  if (!flags.json) print_warnings(loaded);
+  std::optional<DataSummary> data;
+  const DataOptions& options = loaded.config.data;
+  if (flags.data == "headers") data = scan_headers(options);
+  if (flags.data == "full") data = decode_all(options, context.global.progress);
+  if (data && data->classes.empty() && loaded.config.model.class_conditional)
+    throw Error(Exit::data,
+                options.path + " has no class folders, which model.class_conditional needs; make one folder a class");
+  if (flags.json)
+    print(summary_json(loaded, data).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  else
+    print(summary_text(flags, loaded, data));
+  return 0;
+}
+
+}  // namespace
+
+Run add_check(CLI::App& app, const Context& context) {
+  app.description("Check a config and its data, without training.");
+  app.footer(
+      "  diffuse check config.yaml\n"
+      "  diffuse check config.yaml --set diffusion.target=velocity --data none\n"
+      "  diffuse check config.yaml --data full          decodes every picture");
+  const auto flags = std::make_shared<CheckFlags>();
+  app.add_option("CONFIG", flags->config, "config file (YAML)")->required();
+  add_set_option(app, flags->set);
+  app.add_option("--data", flags->data, "how far the pictures are read")
+      ->type_name("none|headers|full")
+      ->check(one_of({"none", "headers", "full"}))
+      ->capture_default_str();
+  app.add_flag("--json", flags->json, "the result, or the error, as JSON on stdout");
+  return [flags, &context] {
+    try {
+      return run_check(*flags, context);
+    } catch (const Error& e) {
+      if (!flags->json) throw;
+      const Json out{{"ok", false}, {"exit", static_cast<int>(e.code)}, {"error", e.what()}};
+      print(out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+      return static_cast<int>(e.code);
+    }
+  };
+}
+
+}  // namespace diffuse

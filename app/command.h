@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "config/yaml.h"
+#include "core.h"
+
+// A subcommand is a row of the table in main.cpp and one file: a function that adds its options to the
+// command line and returns what to do when it was chosen.
+
+namespace diffuse {
+
+/// What every command may need to know. Filled in when its function runs, not when options are added.
+struct Context {
+  GlobalOptions global;
+  std::vector<std::string> argv;
+  const CLI::App* root = nullptr;
+};
+
+/// Returns the exit code; throws Error.
+using Run = std::function<int()>;
+
+Run add_train(CLI::App& app, const Context& context);
+Run add_sample(CLI::App& app, const Context& context);
+Run add_check(CLI::App& app, const Context& context);
+Run add_inspect(CLI::App& app, const Context& context);
+Run add_config(CLI::App& app, const Context& context);
+Run add_init(CLI::App& app, const Context& context);
+Run add_completion(CLI::App& app, const Context& context);
+
+/// Result on stdout. Throws Error{write} when it cannot be written; a reader that has gone (head) is no
+/// error.
+void print(const std::string& text);
+
+/// `--version` and `--version --json`: without LibTorch.
+std::string version_text(bool json);
+
+/// Validators with messages that name the choices, the bound and the nearest name.
+CLI::Validator one_of(std::vector<std::string> names);
+CLI::Validator at_least(int64_t low);
+
+/// "3h50m", "90s", "2d", "45" (seconds) -> seconds; none when it is no duration.
+std::optional<int64_t> parse_duration(const std::string& text);
+
+/// "8x4" -> {8, 4}; empty when it is no grid.
+std::vector<int64_t> parse_grid(const std::string& text);
+
+/// The `-s/--set` option into `texts`.
+CLI::Option* add_set_option(CLI::App& app, std::vector<std::string>& texts);
+/// The --set texts as overrides named --set[1], --set[2], ...
+std::vector<Override> set_overrides(const std::vector<std::string>& texts);
+/// Prints the warnings of a config on stderr as they are.
+void print_warnings(const LoadedConfig& loaded);
+
+/// The formatter of --help: description, examples, usage, options.
+std::shared_ptr<CLI::FormatterBase> help_formatter();
+
+}  // namespace diffuse

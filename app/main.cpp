@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+
+#include "base/log.h"
+#include "command.h"
+#include "config/suggest.h"
+
+namespace diffuse {
+namespace {
+
+struct Command {
+  const char* name;
+  Run (*add)(CLI::App&, const Context&);
+};
+
+constexpr Command kCommands[] = {
+    {"train", add_train},
+    {"sample", add_sample},
+    {"check", add_check},
+    {"inspect", add_inspect},
+    {"config", add_config},
+    {"init", add_init},
+    {"completion", add_completion},
+};
+
+struct GlobalFlags {
+  bool version = false;
+  bool json = false;
+  bool quiet = false;
+  bool verbose = false;
+  std::string log_level;
+  std::string color = "auto";
+  std::string progress = "auto";
+  int threads = 0;
+};
+
+void add_globals(CLI::App& app, GlobalFlags& flags) {
+  app.add_flag("--version", flags.version, "print the version and those of the libraries");
+  app.add_flag("--json", flags.json, "with --version: as JSON");
+  app.add_flag("-q,--quiet", flags.quiet, "warnings and errors only");
+  app.add_flag("-v,--verbose", flags.verbose, "details, too");
+  app.add_option("--log-level", flags.log_level, "messages on stderr; stronger than -q and -v [default: info]")
+      ->type_name("debug|info|warn|error|off")
+      ->check(one_of({"debug", "info", "warn", "error", "off"}))
+      ->envname("DIFFUSE_LOG_LEVEL");
+  app.add_option("--color", flags.color, "colour on stderr; auto: on a terminal, unless NO_COLOR is set")
+      ->type_name("auto|always|never")
+      ->check(one_of({"auto", "always", "never"}))
+      ->capture_default_str()
+      ->envname("DIFFUSE_COLOR");
+  app.add_option("--progress", flags.progress, "bar: one line redrawn; plain: a line now and then; auto: by the terminal")
+      ->type_name("auto|bar|plain|none")
+      ->check(one_of({"auto", "bar", "plain", "none"}))
+      ->capture_default_str()
+      ->envname("DIFFUSE_PROGRESS");
+  app.add_option("--threads", flags.threads, "processor threads; 0: one a core")
+      ->type_name("N")
+      ->check(at_least(0))
+      ->capture_default_str()
+      ->envname("DIFFUSE_THREADS");
+}
+
+bool use_color(const std::string& choice) {
+  if (choice != "auto") return choice == "always";
+  const char* no_color = std::getenv("NO_COLOR");
+  const char* terminal = std::getenv("TERM");
+  const bool dumb = terminal == nullptr || std::string(terminal) == "dumb";
+  return ::isatty(STDERR_FILENO) && !dumb && (no_color == nullptr || *no_color == '\0');
+}
+
+void apply_globals(const GlobalFlags& flags, GlobalOptions& out) {
+  std::string level = flags.log_level;
+  if (level.empty()) level = flags.quiet ? "warn" : flags.verbose ? "debug" : "info";
+  log::set_level(level == "debug"  ? log::Level::debug
+                 : level == "info" ? log::Level::info
+                 : level == "warn" ? log::Level::warn
+                 : level == "off"  ? log::Level::off
+                                   : log::Level::error);
+  log::set_color(use_color(flags.color));
+  out.progress = flags.progress == "bar"     ? ProgressMode::bar
+                 : flags.progress == "plain" ? ProgressMode::plain
+                 : flags.progress == "none"  ? ProgressMode::none
+                                             : ProgressMode::automatic;
+  // -q asks for silence: the lines of plain progress are no warnings.
+  if (flags.quiet && out.progress == ProgressMode::automatic) out.progress = ProgressMode::none;
+  out.threads = flags.threads;
+}
+
+/// The innermost command that was given.
+const CLI::App& chosen(const CLI::App& app) {
+  const CLI::App* at = &app;
+  while (!at->get_subcommands().empty()) at = at->get_subcommands().front();
+  return *at;
+}
+
+std::string command_line(const CLI::App& app) {
+  return app.get_parent() == nullptr ? app.get_name() : command_line(*app.get_parent()) + " " + app.get_name();
+}
+
+/// What is wrong with an argument that nothing takes.
+std::string explain_extra(const CLI::App& root, const CLI::App& command) {
+  const std::vector<std::string> extras = root.remaining(true);
+  std::string wrong = extras.empty() ? "" : extras.front();
+  for (auto it = extras.rbegin(); it != extras.rend(); ++it)  // `--devise cpu`: not cpu is the mistake
+    if (it->starts_with("-")) wrong = *it;
+  std::vector<Suggestion> candidates;
+  if (wrong.starts_with("-")) {
+    wrong = wrong.substr(0, wrong.find('='));
+    for (const CLI::App* app : {&command, &root})
+      for (const CLI::Option* option : app->get_options([](const CLI::Option* o) { return o->nonpositional(); }))
+        for (const std::string& name : option->get_lnames()) candidates.push_back({"--" + name, {}});
+  } else {
+    for (const CLI::App* app : command.get_subcommands([](const CLI::App*) { return true; }))
+      candidates.push_back({app->get_name(), {}});
+  }
+  const std::string kind = wrong.starts_with("-") ? "unknown option" : candidates.empty() ? "unexpected argument" : "unknown command";
+  const std::string near = closest_name(wrong, candidates);
+  return kind + " '" + wrong + "'" + (near.empty() ? "" : "; did you mean '" + near + "'?");
+}
+
+/// An option whose value came from the environment is not to be looked for on the command line.
+std::string environment_of(const CLI::App& app, const std::string& message, const std::vector<std::string>& argv) {
+  for (const CLI::Option* option : app.get_options()) {
+    const std::string& name = option->get_envname();
+    if (name.empty() || std::getenv(name.c_str()) == nullptr || !message.starts_with(option->get_name() + ":")) continue;
+    const bool given = std::any_of(argv.begin(), argv.end(), [&](const std::string& argument) {
+      return argument.substr(0, argument.find('=')) == option->get_name();
+    });
+    if (!given) return " (from the environment: " + name + ")";
+  }
+  return {};
+}
+
+int usage_error(const CLI::App& root, const std::string& message) {
+  log::error(message + "; see " + command_line(chosen(root)) + " --help");
+  return static_cast<int>(Exit::usage);
+}
+
+int run(int argc, char** argv) {
+  Context context;
+  context.argv.assign(argv, argv + argc);
+  CLI::App app("Train and sample denoising diffusion models of images.", "diffuse");
+  context.root = &app;
+  app.formatter(help_formatter());
+  app.footer(
+      "  diffuse init my-model                          a commented config to start from\n"
+      "  diffuse check my-model/config.yaml             config and pictures, without training\n"
+      "  diffuse train my-model/config.yaml --run-dir runs/a\n"
+      "  diffuse sample runs/a -o grid.png");
+  app.set_help_flag("-h,--help", "print this help");
+  app.require_subcommand(0, 1);
+  app.fallthrough();  // inherited by the commands: global options may follow them
+  GlobalFlags flags;
+  add_globals(app, flags);
+  std::vector<std::pair<const CLI::App*, Run>> commands;
+  for (const Command& command : kCommands) {
+    CLI::App* added = app.add_subcommand(command.name);
+    added->footer("");
+    commands.emplace_back(added, command.add(*added, context));
+  }
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    print(app.help());
+    return 0;
+  } catch (const CLI::ExtrasError&) {
+    return usage_error(app, explain_extra(app, chosen(app)));
+  } catch (const CLI::ParseError& e) {
+    const std::string message = e.what();
+    return usage_error(app,
+                       message + environment_of(app, message, context.argv) +
+                           environment_of(chosen(app), message, context.argv));
+  }
+
+  apply_globals(flags, context.global);
+  if (flags.version) {
+    print(version_text(flags.json));
+    return 0;
+  }
+  for (const auto& [command, action] : commands)
+    if (command->parsed()) return action();
+  std::cerr << app.help();
+  return static_cast<int>(Exit::usage);
+}
+
+}  // namespace
+}  // namespace diffuse
+
+int main(int argc, char** argv) {
+  using diffuse::Exit;
+  // A reader that goes away (a pager, ssh) must stop neither training nor a result's last lines.
+  std::signal(SIGPIPE, SIG_IGN);
+  try {
+    return diffuse::run(argc, argv);
+  } catch (const diffuse::ConfigError& e) {
+    std::fprintf(stderr, "%s\n", e.what());  // a report of its own layout
+    return static_cast<int>(e.code);
+  } catch (const diffuse::Error& e) {
+    diffuse::log::error(e.what());
+    return static_cast<int>(e.code);
+  } catch (const std::exception& e) {
+    diffuse::log::error(std::string("bug: ") + e.what() + "; please report this with the command and its output");
+    return static_cast<int>(Exit::bug);
+  }
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+#include <memory>
+
+#include "command.h"
+#include "diffusion/variance.h"
+
+namespace diffuse {
+namespace {
+
+struct SampleFlags {
+  SampleRequest request;
+  std::string grid;
+  bool clip = false;
+  bool no_clip = false;
+};
+
+}  // namespace
+
+Run add_sample(CLI::App& app, const Context& context) {
+  app.description("Draw pictures from a checkpoint.");
+  app.footer(
+      "  diffuse sample runs/digits-001                      64 pictures into samples.png\n"
+      "  diffuse sample runs/digits-001 -n 16 --grid 4x4 --seed 7 -o grid.png\n"
+      "  diffuse sample runs/a/checkpoints/step-000005000 --steps 100 --class 3 -o out --singles\n"
+      "  diffuse sample runs/digits-001 -o - > grid.png");
+  const auto flags = std::make_shared<SampleFlags>();
+  SampleRequest& r = flags->request;
+  app.add_option("CKPT", r.checkpoint, "checkpoint, or run folder: its newest checkpoint")->required();
+  CLI::Option* count = app.add_option("-n,--count", r.count, "how many pictures [default: 64, or all of --grid]")
+                           ->type_name("N")
+                           ->check(at_least(1));
+  CLI::Option* grid = app.add_option("--grid", flags->grid, "rows x columns of the grid [default: square]")->type_name("RxC");
+  app.add_option("--steps", r.steps, "steps of the chain that are used [default: as trained with]")
+      ->type_name("N")
+      ->check(at_least(1));
+  std::vector<std::string> names;
+  for (const auto& row : variances()) names.push_back(row.name);
+  std::string list;
+  for (const std::string& name : names) list += (list.empty() ? "" : "|") + name;
+  app.add_option("--variance", r.variance, "variance of a step [default: the config's]")->type_name(list)->check(one_of(names));
+  CLI::Option* clip = app.add_flag("--clip", flags->clip, "clip the estimate of the picture to [-1, 1]");
+  CLI::Option* no_clip = app.add_flag("--no-clip", flags->no_clip, "do not [default: as the config says]");
+  app.add_option("--seed", r.seed, "seed; picture i depends on (seed, i) alone")
+      ->type_name("N")
+      ->check(at_least(0))
+      ->envname("DIFFUSE_SEED");
+  app.add_option("--class", r.label, "class number or name, or all: in turn")->type_name("CLASS")->capture_default_str();
+  app.add_option("--weights", r.weights, "averaged or raw weights [default: the config's]")
+      ->type_name("ema|raw")
+      ->check(one_of({"ema", "raw"}));
+  app.add_option("--batch", r.batch, "pictures drawn at once; changes speed and memory, not pictures")
+      ->type_name("N")
+      ->check(at_least(1));
+  app.add_option("--device", r.device, "auto, cpu, cuda or cuda:N")
+      ->type_name("DEVICE")
+      ->capture_default_str()
+      ->envname("DIFFUSE_DEVICE");
+  app.add_option("-o,--out", r.out, "file.png, a folder, or - for stdout [default: samples.png]")->type_name("PATH");
+  app.add_flag("--singles", r.singles, "also each picture as a file of its own");
+  app.add_option("--trajectory", r.trajectory, "also a grid of each picture at N points of its chain")
+      ->type_name("N")
+      ->check(at_least(0));
+  app.add_flag("--force", r.force, "overwrite what is there");
+  return [flags, count, grid, clip, no_clip, &context] {
+    SampleRequest& request = flags->request;
+    request.global = context.global;
+    if (clip->count() > 0 && no_clip->count() > 0)
+      throw Error(Exit::usage, "--clip and --no-clip exclude each other");
+    if (clip->count() > 0) request.clip = true;
+    if (no_clip->count() > 0) request.clip = false;
+    if (grid->count() > 0) {
+      request.grid = parse_grid(flags->grid);
+      if (request.grid.empty())
+        throw Error(Exit::usage, "--grid must be ROWSxCOLUMNS like 8x8, each 1 to 1000, got '" + flags->grid + "'");
+      const int64_t cells = request.grid[0] * request.grid[1];
+      if (count->count() == 0) request.count = cells;
+      if (request.count > cells)
+        throw Error(Exit::usage,
+                    "--grid " + flags->grid + " has " + std::to_string(cells) + " cells, too few for --count " +
+                        std::to_string(request.count));
+    }
+    return open_core().sample(request);
+  };
+}
+
+}  // namespace diffuse
