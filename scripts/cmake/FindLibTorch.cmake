@@ -39,7 +39,8 @@ find_library(LibTorch_CUDA_LIBRARY torch_cuda PATHS ${LIBTORCH}/lib NO_DEFAULT_P
 find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda PATHS ${LIBTORCH}/lib NO_DEFAULT_PATH)
 find_package_handle_standard_args(LibTorch
   REQUIRED_VARS LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY
-  VERSION_VAR LibTorch_VERSION HANDLE_VERSION_RANGE
+  VERSION_VAR LibTorch_VERSION
+  HANDLE_VERSION_RANGE
   REASON_FAILURE_MESSAGE "set LIBTORCH to a LibTorch 2.11 folder, or run scripts/setup")
 
 if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)

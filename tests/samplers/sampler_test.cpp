@@ -45,7 +45,9 @@ TEST(Sampler, EveryRowTendsToTheGaussian) {
           const Variance choice(variances(), variance.name);
           const auto [m, v] = drawn(Sampler(samplers(), row.name)({chain, choice}), mean, std);
           const double error = std::abs(v - std * std);
-          if (last_error > 1e-6) EXPECT_LT(error, 0.62 * last_error);  // first order: halves
+          if (last_error > 1e-6) {
+            EXPECT_LT(error, 0.62 * last_error);  // first order: halves
+          }
           last_error = error;
           // x_T starts at mean 0 instead of alpha_T mean; what is left of that is below alpha_T.
           EXPECT_NEAR(m, mean, 2 * std::sqrt(chain.alpha_bar.back()) + 1e-9);

@@ -14,8 +14,8 @@ namespace {
 
 ParamLayout small_layout() {
   ParamLayout layout;
-  layout.add("a.weight", {4, 5}, 1.0);
-  layout.add("a.bias", {5}, 1.0);
+  layout.add("a.weight", {4, 5}, Init::uniform(1.0));
+  layout.add("a.bias", {5}, Init::uniform(1.0));
   layout.finalize();
   return layout;
 }
