@@ -79,19 +79,23 @@ std::vector<int64_t> parse_grid(const std::string& text) {
   const auto rows = parse_count(std::string_view(text).substr(0, x));
   const auto columns = parse_count(std::string_view(text).substr(x + 1));
   constexpr int64_t kMost = 1000;
-  if (!rows || !columns || *rows < 1 || *columns < 1 || *rows > kMost || *columns > kMost) return {};
+  if (!rows || !columns || *rows < 1 || *columns < 1 || *rows > kMost || *columns > kMost)
+    return {};
   return {*rows, *columns};
 }
 
 CLI::Option* add_set_option(CLI::App& app, std::vector<std::string>& texts) {
-  return app.add_option("-s,--set", texts, "change one value of the config, e.g. optim.lr=1.0e-4; repeatable")
+  return app
+      .add_option(
+          "-s,--set", texts, "change one value of the config, e.g. optim.lr=1.0e-4; repeatable")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
 }
 
 std::vector<Override> set_overrides(const std::vector<std::string>& texts) {
   std::vector<Override> out;
-  for (const std::string& text : texts) out.push_back({text, "--set[" + std::to_string(out.size() + 1) + "]"});
+  for (const std::string& text : texts)
+    out.push_back({text, "--set[" + std::to_string(out.size() + 1) + "]"});
   return out;
 }
 

@@ -33,7 +33,8 @@ DataSummary decode_all(const DataOptions& options, ProgressMode mode) {
   };
   const Dataset data(options, shown);
   if (!data.cached()) {
-    std::vector<uint8_t> pixels(static_cast<size_t>(options.height() * options.width() * options.channels));
+    std::vector<uint8_t> pixels(
+        static_cast<size_t>(options.height() * options.width() * options.channels));
     for (int64_t i = 0; i < data.size(); ++i) {
       data.fetch(i, false, 0.5, 0.5, pixels.data());
       shown(i + 1, data.size());
@@ -65,9 +66,12 @@ Json summary_json(const LoadedConfig& loaded, const std::optional<DataSummary>& 
   Json out{{"ok", true}, {"warnings", loaded.warnings}};
   if (!data) return out;
   Json skipped = Json::array();
-  for (const SkippedFile& file : data->skipped) skipped.push_back({{"path", file.path}, {"reason", file.reason}});
-  out["data"] = {
-      {"path", data->path}, {"pictures", data->pictures}, {"classes", data->classes}, {"skipped", skipped}};
+  for (const SkippedFile& file : data->skipped)
+    skipped.push_back({{"path", file.path}, {"reason", file.reason}});
+  out["data"] = {{"path", data->path},
+                 {"pictures", data->pictures},
+                 {"classes", data->classes},
+                 {"skipped", skipped}};
   return out;
 }
 
@@ -80,12 +84,15 @@ std::string summary_text(const CheckFlags& flags,
                          const std::optional<DataSummary>& data) {
   const Config& c = loaded.config;
   std::string out = "config  " + flags.config + ": ok";
-  if (!loaded.warnings.empty()) out += ", " + counted(loaded.warnings.size(), "warning", "warnings");
-  out += "\nmodel   " + std::to_string(c.data.height()) + " x " + std::to_string(c.data.width()) + " x " +
-         std::to_string(c.data.channels) + ", " + c.diffusion.target.name() + " on " + c.diffusion.schedule.name() +
-         " " + std::to_string(c.diffusion.steps) + ", weighting " + c.diffusion.weighting.name() + "\n";
+  if (!loaded.warnings.empty())
+    out += ", " + counted(loaded.warnings.size(), "warning", "warnings");
+  out += "\nmodel   " + std::to_string(c.data.height()) + " x " + std::to_string(c.data.width()) +
+         " x " + std::to_string(c.data.channels) + ", " + c.diffusion.target.name() + " on " +
+         c.diffusion.schedule.name() + " " + std::to_string(c.diffusion.steps) + ", weighting " +
+         c.diffusion.weighting.name() + "\n";
   if (!data) return out;
-  out += "data    " + data->path + ": " + counted(static_cast<size_t>(data->pictures), "picture", "pictures");
+  out += "data    " + data->path + ": " +
+         counted(static_cast<size_t>(data->pictures), "picture", "pictures");
   if (!data->classes.empty()) out += ", " + counted(data->classes.size(), "class", "classes");
   if (!data->skipped.empty()) out += ", " + list_skipped(data->skipped, 10);
   if (out.back() != '\n') out += '\n';
@@ -100,8 +107,10 @@ int run_check(const CheckFlags& flags, const Context& context) {
   if (flags.data == "headers") data = scan_headers(options);
   if (flags.data == "full") data = decode_all(options, context.global.progress);
   if (data && data->classes.empty() && loaded.config.model.class_conditional)
-    throw Error(Exit::data,
-                options.path + " has no class folders, which model.class_conditional needs; make one folder a class");
+    throw Error(
+        Exit::data,
+        options.path +
+            " has no class folders, which model.class_conditional needs; make one folder a class");
   if (flags.json)
     print(summary_json(loaded, data).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
   else

@@ -10,12 +10,13 @@
 #include "config/yaml.h"
 #include "core.h"
 
-// A subcommand is a row of the table in main.cpp and one file: a function that adds its options to the
-// command line and returns what to do when it was chosen.
+// A subcommand is a row of the table in main.cpp and one file: a function that adds its options to
+// the command line and returns what to do when it was chosen.
 
 namespace diffuse {
 
-/// What every command may need to know. Filled in when its function runs, not when options are added.
+/// What every command may need to know. Filled in when its function runs, not when options are
+/// added.
 struct Context {
   GlobalOptions global;
   std::vector<std::string> argv;
@@ -33,8 +34,8 @@ Run add_config(CLI::App& app, const Context& context);
 Run add_init(CLI::App& app, const Context& context);
 Run add_completion(CLI::App& app, const Context& context);
 
-/// Result on stdout. Throws Error{write} when it cannot be written; a reader that has gone (head) is no
-/// error.
+/// Result on stdout. Throws Error{write} when it cannot be written; a reader that has gone (head)
+/// is no error.
 void print(const std::string& text);
 
 /// `--version` and `--version --json`: without LibTorch.

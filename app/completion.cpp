@@ -38,7 +38,8 @@ std::vector<std::string> choices(const CLI::Option* option) {
   for (size_t begin = 0; begin <= type.size();) {
     const size_t end = std::min(type.find('|', begin), type.size());
     const std::string word = type.substr(begin, end - begin);
-    const bool placeholder = std::all_of(word.begin(), word.end(), [](char c) { return c >= 'A' && c <= 'Z'; });
+    const bool placeholder =
+        std::all_of(word.begin(), word.end(), [](char c) { return c >= 'A' && c <= 'Z'; });
     if (!placeholder) out.push_back(word);
     begin = end + 1;
   }
@@ -47,7 +48,8 @@ std::vector<std::string> choices(const CLI::Option* option) {
 
 /// The words that the only positional of a command may be.
 std::vector<std::string> positional_choices(const CLI::App* app) {
-  for (const CLI::Option* option : app->get_options([](const CLI::Option* o) { return o->get_positional(); }))
+  for (const CLI::Option* option :
+       app->get_options([](const CLI::Option* o) { return o->get_positional(); }))
     if (const auto words = choices(option); !words.empty()) return words;
   return {};
 }
@@ -78,7 +80,8 @@ std::string set_keys() {
   return out;
 }
 
-/// A body for bash and zsh: sets `list` for the word being completed from `at`, the command so far, and `prev`.
+/// A body for bash and zsh: sets `list` for the word being completed from `at`, the command so far,
+/// and `prev`.
 std::string word_cases(const CLI::App* root, const std::vector<CommandLevel>& levels) {
   std::string out = "  case \"$at $prev\" in\n";
   out += "    *' -s'|*' --set') list=\"$(_diffuse_keys)\"; kind=keys ;;\n";
@@ -98,7 +101,8 @@ std::string word_cases(const CLI::App* root, const std::vector<CommandLevel>& le
     }
   out += "    *) case \"$at\" in\n";
   for (const CommandLevel& level : levels)
-    out += "      '" + level.path + "') list='" + words_of(level, find(root, level.path)) + "' ;;\n";
+    out +=
+        "      '" + level.path + "') list='" + words_of(level, find(root, level.path)) + "' ;;\n";
   out += "    esac ;;\n  esac\n";
   return out;
 }
@@ -108,12 +112,11 @@ std::string path_loop(const std::vector<CommandLevel>& levels) {
   std::string cases;
   for (const CommandLevel& level : levels)
     if (!level.path.empty()) cases += (cases.empty() ? "'" : "|'") + level.path + "'";
-  return "    case \"${at:+$at }$word\" in\n      " + cases + ") at=\"${at:+$at }$word\" ;;\n    esac\n";
+  return "    case \"${at:+$at }$word\" in\n      " + cases +
+         ") at=\"${at:+$at }$word\" ;;\n    esac\n";
 }
 
-std::string keys_function() {
-  return "_diffuse_keys() {\n  printf '%s' '" + set_keys() + "'\n}\n";
-}
+std::string keys_function() { return "_diffuse_keys() {\n  printf '%s' '" + set_keys() + "'\n}\n"; }
 
 std::string bash_script(const CLI::App* root, const std::vector<CommandLevel>& levels) {
   return "# bash completion of diffuse: source <(diffuse completion bash)\n" + keys_function() +
@@ -126,13 +129,15 @@ std::string bash_script(const CLI::App* root, const std::vector<CommandLevel>& l
          "  # Commands and options, and files when nothing of them fits.\n"
          "  mapfile -t COMPREPLY < <(compgen -W \"$list\" -- \"$current\")\n"
          "  if [[ $kind == keys ]]; then compopt -o nospace; fi\n"
-         "  if ((${#COMPREPLY[@]} == 0)); then mapfile -t COMPREPLY < <(compgen -f -- \"$current\"); fi\n"
+         "  if ((${#COMPREPLY[@]} == 0)); then mapfile -t COMPREPLY < <(compgen -f -- "
+         "\"$current\"); fi\n"
          "}\n"
          "complete -o filenames -F _diffuse diffuse\n";
 }
 
 std::string zsh_script(const CLI::App* root, const std::vector<CommandLevel>& levels) {
-  return "#compdef diffuse\n# zsh completion of diffuse: source <(diffuse completion zsh)\n" + keys_function() +
+  return "#compdef diffuse\n# zsh completion of diffuse: source <(diffuse completion zsh)\n" +
+         keys_function() +
          "_diffuse() {\n"
          "  local prev=\"${words[CURRENT-1]}\" at='' list='' kind='' word i\n"
          "  for ((i = 2; i < CURRENT; i++)); do\n"
@@ -141,7 +146,8 @@ std::string zsh_script(const CLI::App* root, const std::vector<CommandLevel>& le
          "  if [[ $kind == keys ]]; then compadd -S '' -- ${=list}; else compadd -- ${=list}; fi\n"
          "  _files\n"
          "}\n"
-         "if [[ $funcstack[1] == _diffuse ]]; then _diffuse \"$@\"; else compdef _diffuse diffuse; fi\n";
+         "if [[ $funcstack[1] == _diffuse ]]; then _diffuse \"$@\"; else compdef _diffuse diffuse; "
+         "fi\n";
 }
 
 std::string fish_quoted(const std::string& text) {
@@ -159,7 +165,8 @@ std::string fish_script(const CLI::App* root, const std::vector<CommandLevel>& l
     std::string condition;
     for (size_t begin = 0; begin < level.path.size();) {
       const size_t end = std::min(level.path.find(' ', begin), level.path.size());
-      condition += (condition.empty() ? "" : "; and ") + std::string("__fish_seen_subcommand_from ") +
+      condition += (condition.empty() ? "" : "; and ") +
+                   std::string("__fish_seen_subcommand_from ") +
                    level.path.substr(begin, end - begin);
       begin = end + 1;
     }
@@ -168,8 +175,8 @@ std::string fish_script(const CLI::App* root, const std::vector<CommandLevel>& l
     const std::string lead = "complete -c diffuse";
     const std::string at = condition.empty() ? "" : " -n " + fish_quoted(condition);
     for (const CLI::App* command : level.commands) {
-      const std::string when =
-          (condition.empty() ? "" : condition + "; and ") + "not __fish_seen_subcommand_from" + below;
+      const std::string when = (condition.empty() ? "" : condition + "; and ") +
+                               "not __fish_seen_subcommand_from" + below;
       out += lead + " -f -n " + fish_quoted(when) + " -a " + command->get_name() + " -d " +
              fish_quoted(command->get_description()) + "\n";
     }
@@ -183,8 +190,10 @@ std::string fish_script(const CLI::App* root, const std::vector<CommandLevel>& l
       std::string list;
       for (const std::string& word : words) list += (list.empty() ? "" : " ") + word;
       if (option->check_name("--set")) list = set_keys();
-      if (!list.empty()) out += " -x -a " + fish_quoted(list);
-      else if (option->get_type_size() != 0) out += " -r";
+      if (!list.empty())
+        out += " -x -a " + fish_quoted(list);
+      else if (option->get_type_size() != 0)
+        out += " -r";
       out += " -d " + fish_quoted(option->get_description()) + "\n";
     }
   }

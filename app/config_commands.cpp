@@ -23,7 +23,8 @@ std::string key_table() {
 }  // namespace
 
 Run add_config(CLI::App& app, const Context&) {
-  app.description("Print the config's schema, defaults, keys, or a config with everything filled in.");
+  app.description(
+      "Print the config's schema, defaults, keys, or a config with everything filled in.");
   app.footer(
       "  diffuse config defaults > config.yaml\n"
       "  diffuse config resolve config.yaml --set train.steps=500\n"
@@ -32,11 +33,13 @@ Run add_config(CLI::App& app, const Context&) {
 
   CLI::App* schema = app.add_subcommand("schema", "JSON schema (draft-07) of the config");
   schema->footer("  diffuse config schema > diffuse.schema.json");
-  CLI::App* defaults = app.add_subcommand("defaults", "every key with help and default, as a config");
+  CLI::App* defaults =
+      app.add_subcommand("defaults", "every key with help and default, as a config");
   defaults->footer("  diffuse config defaults > config.yaml");
   CLI::App* keys = app.add_subcommand("keys", "every key with help, type and default, one a line");
   keys->footer("  diffuse config keys | grep schedule");
-  CLI::App* resolve = app.add_subcommand("resolve", "a config with every key, and where each value came from");
+  CLI::App* resolve =
+      app.add_subcommand("resolve", "a config with every key, and where each value came from");
   resolve->footer("  diffuse config resolve config.yaml --set diffusion.schedule=cosine");
   struct Flags {
     std::string config;
@@ -58,7 +61,9 @@ Run add_config(CLI::App& app, const Context&) {
       print_warnings(loaded);
       print(write_config(loaded.config, true, loaded.origin));
     } else {
-      throw Error(Exit::usage, "config needs one of: schema, defaults, keys, resolve; see " + app.get_parent()->get_name() + " config --help");
+      throw Error(Exit::usage,
+                  "config needs one of: schema, defaults, keys, resolve; see " +
+                      app.get_parent()->get_name() + " config --help");
     }
     return 0;
   };

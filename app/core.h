@@ -10,8 +10,8 @@
 #include "config/yaml.h"
 #include "report/progress.h"
 
-// The door between `diffuse` (no LibTorch, starts in milliseconds) and libdiffuse_core (all of LibTorch),
-// which is opened when there is work for it.
+// The door between `diffuse` (no LibTorch, starts in milliseconds) and libdiffuse_core (all of
+// LibTorch), which is opened when there is work for it.
 
 namespace diffuse {
 
@@ -45,18 +45,18 @@ struct SampleRequest {
   std::optional<int64_t> seed;
   std::optional<std::string> weights;  // ema | raw
   std::optional<int64_t> batch;
-  std::string label = "all";           // class number, class name, or "all": in turn
+  std::string label = "all";  // class number, class name, or "all": in turn
   std::string device = "auto";
-  std::string out;                     // folder, file.png, "-" for stdout; empty: samples.png
-  bool singles = false;                // also one PNG a picture
-  int64_t trajectory = 0;              // points of the chain in a trajectory grid; 0: none
-  bool force = false;                  // overwrite
+  std::string out;         // folder, file.png, "-" for stdout; empty: samples.png
+  bool singles = false;    // also one PNG a picture
+  int64_t trajectory = 0;  // points of the chain in a trajectory grid; 0: none
+  bool force = false;      // overwrite
 };
 
 struct Core {
-  int (*train)(const TrainRequest&);    // returns the exit code; throws Error
+  int (*train)(const TrainRequest&);  // returns the exit code; throws Error
   int (*sample)(const SampleRequest&);
-  std::string (*versions)();            // LibTorch version and what it was built with
+  std::string (*versions)();  // LibTorch version and what it was built with
 };
 
 /// Opens libdiffuse_core. Throws Error{device} with the remedy when LibTorch is not found.

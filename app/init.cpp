@@ -31,7 +31,8 @@ int run_init(const InitFlags& flags) {
   const fs::path schema = fs::path(flags.folder) / "diffuse.schema.json";
   for (const fs::path& path : {config, schema})
     if (fs::exists(path))
-      throw Error(Exit::run_folder, path.string() + " exists and is not overwritten; choose another folder");
+      throw Error(Exit::run_folder,
+                  path.string() + " exists and is not overwritten; choose another folder");
   LoadedConfig loaded = load_config_text(preset_text(flags.preset), flags.preset, ".", {});
   loaded.config.data.path = flags.data;  // as given: relative to the new config's folder
   std::error_code error;
@@ -45,7 +46,8 @@ int run_init(const InitFlags& flags) {
                         flags.preset + "'; a key that is left out has its default.\n\n" +
                         write_config(loaded.config, true));
   log::info("wrote " + config.string() + " and " + schema.string());
-  log::info("next: put pictures into " + (fs::path(flags.folder) / flags.data).lexically_normal().string() +
+  log::info("next: put pictures into " +
+            (fs::path(flags.folder) / flags.data).lexically_normal().string() +
             " or change data.path, then: diffuse check " + config.string());
   return 0;
 }

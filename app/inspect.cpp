@@ -54,9 +54,13 @@ Json inspect_safetensors(const fs::path& path) {
 
 Json inspect_checkpoint(const fs::path& path) {
   const std::vector<ManifestEntry> manifest = verify_checkpoint(path);
-  Json out{{"kind", "checkpoint"}, {"path", path.string()}, {"hash", checkpoint_hash(path)}, {"verified", true}};
+  Json out{{"kind", "checkpoint"},
+           {"path", path.string()},
+           {"hash", checkpoint_hash(path)},
+           {"verified", true}};
   Json files = Json::object();
-  for (const ManifestEntry& entry : manifest) files[entry.name] = std::to_string(entry.size) + " bytes";
+  for (const ManifestEntry& entry : manifest)
+    files[entry.name] = std::to_string(entry.size) + " bytes";
   out["files"] = files;
   if (fs::exists(path / "model.safetensors")) {
     const SafetensorsFile model(path / "model.safetensors");
@@ -74,7 +78,8 @@ Json inspect_checkpoint(const fs::path& path) {
 
 Json inspect_run(const fs::path& path) {
   Json out{{"kind", "run"}, {"path", path.string()}};
-  if (const Json status = read_json(path / "status.json"); status.is_object()) out["status"] = status;
+  if (const Json status = read_json(path / "status.json"); status.is_object())
+    out["status"] = status;
   Json checkpoints = Json::array();
   for (const fs::path& checkpoint : list_checkpoints(path / "checkpoints"))
     checkpoints.push_back(checkpoint.filename().string());
@@ -147,14 +152,17 @@ Json inspect_file(const fs::path& path) {
   if (zip || pickle || extension == ".pt" || extension == ".pth" || extension == ".ckpt")
     throw Error(Exit::checkpoint,
                 path.string() +
-                    " is a pickle, which can run any code when it is read, so it never is. In Python, with data "
+                    " is a pickle, which can run any code when it is read, so it never is. In "
+                    "Python, with data "
                     "that you trust:\n"
                     "  import torch, safetensors.torch\n"
                     "  safetensors.torch.save_file(torch.load(\"" +
                     path.filename().string() + "\", weights_only=True), \"model.safetensors\")");
-  throw Error(Exit::data,
-              path.string() + " is neither a picture nor a .safetensors file; inspect reads those, checkpoints, run "
-                              "folders and image folders");
+  throw Error(
+      Exit::data,
+      path.string() +
+          " is neither a picture nor a .safetensors file; inspect reads those, checkpoints, run "
+          "folders and image folders");
 }
 
 Json inspect(const fs::path& path) {
@@ -162,7 +170,8 @@ Json inspect(const fs::path& path) {
   if (!fs::exists(path, error)) throw Error(Exit::data, path.string() + " does not exist");
   if (!fs::is_directory(path)) return inspect_file(path);
   if (fs::exists(path / "MANIFEST.json")) return inspect_checkpoint(path);
-  if (fs::exists(path / "config.resolved.yaml") || fs::is_directory(path / "checkpoints")) return inspect_run(path);
+  if (fs::exists(path / "config.resolved.yaml") || fs::is_directory(path / "checkpoints"))
+    return inspect_run(path);
   return inspect_data(path);
 }
 
@@ -187,7 +196,8 @@ void append_text(const Json& value, size_t depth, std::string& out) {
 }  // namespace
 
 Run add_inspect(CLI::App& app, const Context&) {
-  app.description("Show what a checkpoint, run folder, .safetensors file, picture or image folder holds.");
+  app.description(
+      "Show what a checkpoint, run folder, .safetensors file, picture or image folder holds.");
   app.footer(
       "  diffuse inspect runs/digits-001\n"
       "  diffuse inspect runs/digits-001/checkpoints/step-000002000\n"

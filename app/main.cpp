@@ -44,16 +44,21 @@ void add_globals(CLI::App& app, GlobalFlags& flags) {
   app.add_flag("--json", flags.json, "with --version: as JSON");
   app.add_flag("-q,--quiet", flags.quiet, "warnings and errors only");
   app.add_flag("-v,--verbose", flags.verbose, "details, too");
-  app.add_option("--log-level", flags.log_level, "messages on stderr; stronger than -q and -v [default: info]")
+  app.add_option("--log-level",
+                 flags.log_level,
+                 "messages on stderr; stronger than -q and -v [default: info]")
       ->type_name("debug|info|warn|error|off")
       ->check(one_of({"debug", "info", "warn", "error", "off"}))
       ->envname("DIFFUSE_LOG_LEVEL");
-  app.add_option("--color", flags.color, "colour on stderr; auto: on a terminal, unless NO_COLOR is set")
+  app.add_option(
+         "--color", flags.color, "colour on stderr; auto: on a terminal, unless NO_COLOR is set")
       ->type_name("auto|always|never")
       ->check(one_of({"auto", "always", "never"}))
       ->capture_default_str()
       ->envname("DIFFUSE_COLOR");
-  app.add_option("--progress", flags.progress, "bar: one line redrawn; plain: a line now and then; auto: by the terminal")
+  app.add_option("--progress",
+                 flags.progress,
+                 "bar: one line redrawn; plain: a line now and then; auto: by the terminal")
       ->type_name("auto|bar|plain|none")
       ->check(one_of({"auto", "bar", "plain", "none"}))
       ->capture_default_str()
@@ -99,35 +104,45 @@ const CLI::App& chosen(const CLI::App& app) {
 }
 
 std::string command_line(const CLI::App& app) {
-  return app.get_parent() == nullptr ? app.get_name() : command_line(*app.get_parent()) + " " + app.get_name();
+  return app.get_parent() == nullptr ? app.get_name()
+                                     : command_line(*app.get_parent()) + " " + app.get_name();
 }
 
 /// What is wrong with an argument that nothing takes.
 std::string explain_extra(const CLI::App& root, const CLI::App& command) {
   const std::vector<std::string> extras = root.remaining(true);
   std::string wrong = extras.empty() ? "" : extras.front();
-  for (auto it = extras.rbegin(); it != extras.rend(); ++it)  // `--devise cpu`: not cpu is the mistake
+  for (auto it = extras.rbegin(); it != extras.rend();
+       ++it)  // `--devise cpu`: not cpu is the mistake
     if (it->starts_with("-")) wrong = *it;
   std::vector<Suggestion> candidates;
   if (wrong.starts_with("-")) {
     wrong = wrong.substr(0, wrong.find('='));
     for (const CLI::App* app : {&command, &root})
-      for (const CLI::Option* option : app->get_options([](const CLI::Option* o) { return o->nonpositional(); }))
-        for (const std::string& name : option->get_lnames()) candidates.push_back({"--" + name, {}});
+      for (const CLI::Option* option :
+           app->get_options([](const CLI::Option* o) { return o->nonpositional(); }))
+        for (const std::string& name : option->get_lnames())
+          candidates.push_back({"--" + name, {}});
   } else {
     for (const CLI::App* app : command.get_subcommands([](const CLI::App*) { return true; }))
       candidates.push_back({app->get_name(), {}});
   }
-  const std::string kind = wrong.starts_with("-") ? "unknown option" : candidates.empty() ? "unexpected argument" : "unknown command";
+  const std::string kind = wrong.starts_with("-") ? "unknown option"
+                           : candidates.empty()   ? "unexpected argument"
+                                                  : "unknown command";
   const std::string near = closest_name(wrong, candidates);
   return kind + " '" + wrong + "'" + (near.empty() ? "" : "; did you mean '" + near + "'?");
 }
 
 /// An option whose value came from the environment is not to be looked for on the command line.
-std::string environment_of(const CLI::App& app, const std::string& message, const std::vector<std::string>& argv) {
+std::string environment_of(const CLI::App& app,
+                           const std::string& message,
+                           const std::vector<std::string>& argv) {
   for (const CLI::Option* option : app.get_options()) {
     const std::string& name = option->get_envname();
-    if (name.empty() || std::getenv(name.c_str()) == nullptr || !message.starts_with(option->get_name() + ":")) continue;
+    if (name.empty() || std::getenv(name.c_str()) == nullptr ||
+        !message.starts_with(option->get_name() + ":"))
+      continue;
     const bool given = std::any_of(argv.begin(), argv.end(), [&](const std::string& argument) {
       return argument.substr(0, argument.find('=')) == option->get_name();
     });
@@ -205,7 +220,8 @@ int main(int argc, char** argv) {
     diffuse::log::error(e.what());
     return static_cast<int>(e.code);
   } catch (const std::exception& e) {
-    diffuse::log::error(std::string("bug: ") + e.what() + "; please report this with the command and its output");
+    diffuse::log::error(std::string("bug: ") + e.what() +
+                        "; please report this with the command and its output");
     return static_cast<int>(Exit::bug);
   }
 }

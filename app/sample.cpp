@@ -25,11 +25,15 @@ Run add_sample(CLI::App& app, const Context& context) {
       "  diffuse sample runs/digits-001 -o - > grid.png");
   const auto flags = std::make_shared<SampleFlags>();
   SampleRequest& r = flags->request;
-  app.add_option("CKPT", r.checkpoint, "checkpoint, or run folder: its newest checkpoint")->required();
-  CLI::Option* count = app.add_option("-n,--count", r.count, "how many pictures [default: 64, or all of --grid]")
-                           ->type_name("N")
-                           ->check(at_least(1));
-  CLI::Option* grid = app.add_option("--grid", flags->grid, "rows x columns of the grid [default: square]")->type_name("RxC");
+  app.add_option("CKPT", r.checkpoint, "checkpoint, or run folder: its newest checkpoint")
+      ->required();
+  CLI::Option* count =
+      app.add_option("-n,--count", r.count, "how many pictures [default: 64, or all of --grid]")
+          ->type_name("N")
+          ->check(at_least(1));
+  CLI::Option* grid =
+      app.add_option("--grid", flags->grid, "rows x columns of the grid [default: square]")
+          ->type_name("RxC");
   app.add_option("--steps", r.steps, "steps of the chain that are used [default: as trained with]")
       ->type_name("N")
       ->check(at_least(1));
@@ -37,27 +41,36 @@ Run add_sample(CLI::App& app, const Context& context) {
   for (const auto& row : variances()) names.push_back(row.name);
   std::string list;
   for (const std::string& name : names) list += (list.empty() ? "" : "|") + name;
-  app.add_option("--variance", r.variance, "variance of a step [default: the config's]")->type_name(list)->check(one_of(names));
-  CLI::Option* clip = app.add_flag("--clip", flags->clip, "clip the estimate of the picture to [-1, 1]");
-  CLI::Option* no_clip = app.add_flag("--no-clip", flags->no_clip, "do not [default: as the config says]");
+  app.add_option("--variance", r.variance, "variance of a step [default: the config's]")
+      ->type_name(list)
+      ->check(one_of(names));
+  CLI::Option* clip =
+      app.add_flag("--clip", flags->clip, "clip the estimate of the picture to [-1, 1]");
+  CLI::Option* no_clip =
+      app.add_flag("--no-clip", flags->no_clip, "do not [default: as the config says]");
   app.add_option("--seed", r.seed, "seed; picture i depends on (seed, i) alone")
       ->type_name("N")
       ->check(at_least(0))
       ->envname("DIFFUSE_SEED");
-  app.add_option("--class", r.label, "class number or name, or all: in turn")->type_name("CLASS")->capture_default_str();
+  app.add_option("--class", r.label, "class number or name, or all: in turn")
+      ->type_name("CLASS")
+      ->capture_default_str();
   app.add_option("--weights", r.weights, "averaged or raw weights [default: the config's]")
       ->type_name("ema|raw")
       ->check(one_of({"ema", "raw"}));
-  app.add_option("--batch", r.batch, "pictures drawn at once; changes speed and memory, not pictures")
+  app.add_option(
+         "--batch", r.batch, "pictures drawn at once; changes speed and memory, not pictures")
       ->type_name("N")
       ->check(at_least(1));
   app.add_option("--device", r.device, "auto, cpu, cuda or cuda:N")
       ->type_name("DEVICE")
       ->capture_default_str()
       ->envname("DIFFUSE_DEVICE");
-  app.add_option("-o,--out", r.out, "file.png, a folder, or - for stdout [default: samples.png]")->type_name("PATH");
+  app.add_option("-o,--out", r.out, "file.png, a folder, or - for stdout [default: samples.png]")
+      ->type_name("PATH");
   app.add_flag("--singles", r.singles, "also each picture as a file of its own");
-  app.add_option("--trajectory", r.trajectory, "also a grid of each picture at N points of its chain")
+  app.add_option(
+         "--trajectory", r.trajectory, "also a grid of each picture at N points of its chain")
       ->type_name("N")
       ->check(at_least(0));
   app.add_flag("--force", r.force, "overwrite what is there");
@@ -71,13 +84,15 @@ Run add_sample(CLI::App& app, const Context& context) {
     if (grid->count() > 0) {
       request.grid = parse_grid(flags->grid);
       if (request.grid.empty())
-        throw Error(Exit::usage, "--grid must be ROWSxCOLUMNS like 8x8, each 1 to 1000, got '" + flags->grid + "'");
+        throw Error(
+            Exit::usage,
+            "--grid must be ROWSxCOLUMNS like 8x8, each 1 to 1000, got '" + flags->grid + "'");
       const int64_t cells = request.grid[0] * request.grid[1];
       if (count->count() == 0) request.count = cells;
       if (request.count > cells)
         throw Error(Exit::usage,
-                    "--grid " + flags->grid + " has " + std::to_string(cells) + " cells, too few for --count " +
-                        std::to_string(request.count));
+                    "--grid " + flags->grid + " has " + std::to_string(cells) +
+                        " cells, too few for --count " + std::to_string(request.count));
     }
     return open_core().sample(request);
   };

@@ -55,9 +55,10 @@ void check_keys(const std::vector<std::string>& wanted) {
     const auto same = [&](const Suggestion& s) { return s.name == key; };
     if (std::find_if(known.begin(), known.end(), same) != known.end()) continue;
     const std::string near = closest_name(key, known);
-    throw Error(Exit::usage,
-                "--allow-change: unknown key '" + key + "'" +
-                    (near.empty() ? "; diffuse config keys lists them" : "; did you mean '" + near + "'?"));
+    throw Error(
+        Exit::usage,
+        "--allow-change: unknown key '" + key + "'" +
+            (near.empty() ? "; diffuse config keys lists them" : "; did you mean '" + near + "'?"));
   }
 }
 
@@ -75,8 +76,9 @@ TrainRequest make_request(const TrainFlags& flags, const Context& context) {
   if (!flags.stop_after.empty()) {
     const auto seconds = parse_duration(flags.stop_after);
     if (!seconds || *seconds == 0)
-      throw Error(Exit::usage,
-                  "--stop-after must be a duration like 3h50m, 90m or 2d, got '" + flags.stop_after + "'");
+      throw Error(
+          Exit::usage,
+          "--stop-after must be a duration like 3h50m, 90m or 2d, got '" + flags.stop_after + "'");
     request.stop_after_seconds = *seconds;
   }
   std::vector<Override> overrides = set_overrides(flags.set);
@@ -84,12 +86,15 @@ TrainRequest make_request(const TrainFlags& flags, const Context& context) {
     const Shortcut& shortcut = kShortcuts[i];
     const std::string& value = flags.shortcuts[i];
     if (value.empty()) continue;
-    overrides.push_back({std::string(shortcut.key) + "=" + (shortcut.text ? format_string(value) : value),
-                         shortcut.option});
+    overrides.push_back(
+        {std::string(shortcut.key) + "=" + (shortcut.text ? format_string(value) : value),
+         shortcut.option});
   }
   for (const Override& override : overrides) request.overrides.push_back(override.text);
-  request.loaded = load_config_text(
-      request.config_text, flags.config, std::filesystem::absolute(flags.config).parent_path(), overrides);
+  request.loaded = load_config_text(request.config_text,
+                                    flags.config,
+                                    std::filesystem::absolute(flags.config).parent_path(),
+                                    overrides);
   return request;
 }
 
@@ -108,20 +113,27 @@ Run add_train(CLI::App& app, const Context& context) {
   for (size_t i = 0; i < std::size(kShortcuts); ++i) {
     CLI::Option* option = app.add_option(kShortcuts[i].option,
                                          flags->shortcuts[i],
-                                         std::string(kShortcuts[i].help) + "; short for --set " + kShortcuts[i].key + "=...")
+                                         std::string(kShortcuts[i].help) + "; short for --set " +
+                                             kShortcuts[i].key + "=...")
                               ->type_name(kShortcuts[i].type);
     if (kShortcuts[i].environment != nullptr) option->envname(kShortcuts[i].environment);
   }
-  app.add_option("--run-dir", flags->run_dir, "exactly this run folder, instead of a new numbered one")->type_name("DIR");
+  app.add_option(
+         "--run-dir", flags->run_dir, "exactly this run folder, instead of a new numbered one")
+      ->type_name("DIR");
   app.add_option("--resume",
                  flags->resume,
-                 "auto: go on from the run folder's newest checkpoint if there is one; never; or a checkpoint "
+                 "auto: go on from the run folder's newest checkpoint if there is one; never; or a "
+                 "checkpoint "
                  "[default: auto with --run-dir, else never]")
       ->type_name("auto|never|PATH");
-  app.add_option("--allow-change", flags->allow_change, "a key that may differ from the resumed run's; repeatable")
+  app.add_option("--allow-change",
+                 flags->allow_change,
+                 "a key that may differ from the resumed run's; repeatable")
       ->type_name("KEY")
       ->allow_extra_args(false);
-  app.add_option("--stop-after", flags->stop_after, "save and exit with 75 after this time, e.g. 3h50m")
+  app.add_option(
+         "--stop-after", flags->stop_after, "save and exit with 75 after this time, e.g. 3h50m")
       ->type_name("TIME")
       ->envname("DIFFUSE_STOP_AFTER");
   app.add_flag("-n,--dry-run", flags->dry_run, "make one step and write nothing");

@@ -17,13 +17,15 @@ std::string version_text(bool json) {
                           {"CLI11", CLI11_VERSION},
                           {"yaml-cpp", DIFFUSE_YAML_CPP_VERSION},
                           {"spdlog", DIFFUSE_SPDLOG_VERSION},
-                          {"nlohmann-json", std::to_string(NLOHMANN_JSON_VERSION_MAJOR) + "." +
-                                                std::to_string(NLOHMANN_JSON_VERSION_MINOR) + "." +
-                                                std::to_string(NLOHMANN_JSON_VERSION_PATCH)},
+                          {"nlohmann-json",
+                           std::to_string(NLOHMANN_JSON_VERSION_MAJOR) + "." +
+                               std::to_string(NLOHMANN_JSON_VERSION_MINOR) + "." +
+                               std::to_string(NLOHMANN_JSON_VERSION_PATCH)},
                           {"libjpeg-turbo", DIFFUSE_TURBOJPEG_VERSION},
                           {"libpng", DIFFUSE_PNG_VERSION}};
   if (json) return out.dump(2) + "\n";
-  std::string text = "diffuse " DIFFUSE_VERSION " (" DIFFUSE_GIT ", " + out["compiler"].get<std::string>() + ")\n";
+  std::string text =
+      "diffuse " DIFFUSE_VERSION " (" DIFFUSE_GIT ", " + out["compiler"].get<std::string>() + ")\n";
   for (const auto& [name, version] : out["built against"].items())
     text += "  " + name + " " + version.get<std::string>() + "\n";
   return text;

@@ -10,8 +10,8 @@
 #include "base/error.h"
 #include "base/fields.h"
 
-// One axis of the objective = one table of rows; a row = a small struct that is its own options and is
-// callable. A Choice is a value: the selected row and a copy of its options.
+// One axis of the objective = one table of rows; a row = a small struct that is its own options and
+// is callable. A Choice is a value: the selected row and a copy of its options.
 
 namespace diffuse {
 
@@ -31,7 +31,8 @@ class Choice<R(Args...)> {
   };
   using Table = std::vector<Row>;
 
-  /// A table row for the options struct S: `void fields(Fields&)` and `R operator()(Args...) const`.
+  /// A table row for the options struct S: `void fields(Fields&)` and `R operator()(Args...)
+  /// const`.
   template <class S>
   static Row row(std::string name, std::string help, std::string reference) {
     return Row{std::move(name),

@@ -6,7 +6,8 @@
 
 namespace diffuse {
 
-/// Process exit codes. They are part of the interface (README, "Exit codes"): scripts branch on them.
+/// Process exit codes. They are part of the interface (README, "Exit codes"): scripts branch on
+/// them.
 enum class Exit {
   ok = 0,
   bug = 1,            // an exception that nobody expected
@@ -22,8 +23,8 @@ enum class Exit {
   interrupted = 130,  // Ctrl-C after saving
 };
 
-/// The one exception for what a user can cause and mend. `what()` is the whole message, with place and
-/// remedy; `code` is the process exit code. Anything else that escapes is a bug (exit 1).
+/// The one exception for what a user can cause and mend. `what()` is the whole message, with place
+/// and remedy; `code` is the process exit code. Anything else that escapes is a bug (exit 1).
 class Error : public std::runtime_error {
  public:
   Error(Exit exit, const std::string& message) : std::runtime_error(message), code(exit) {}

@@ -11,8 +11,9 @@
 #include <variant>
 #include <vector>
 
-// A struct with options lists its fields once, in `void fields(Fields& f)`. That one list serves the YAML
-// parser, --set, the defaults, the JSON schema, the help and the resolved config (src/config).
+// A struct with options lists its fields once, in `void fields(Fields& f)`. That one list serves
+// the YAML parser, --set, the defaults, the JSON schema, the help and the resolved config
+// (src/config).
 
 namespace diffuse {
 
@@ -36,9 +37,10 @@ struct EnumField {
 struct ChoiceField {
   std::vector<RowInfo> rows;
   std::function<std::string()> get;
-  std::function<void(const std::string&)> select;        // resets the options to the row's defaults
-  std::function<void(Fields&)> fields;                   // the options of the selected row
-  std::function<void(const std::string&, Fields&)> row_fields;  // default options of any row; for the schema
+  std::function<void(const std::string&)> select;  // resets the options to the row's defaults
+  std::function<void(Fields&)> fields;             // the options of the selected row
+  std::function<void(const std::string&, Fields&)>
+      row_fields;  // default options of any row; for the schema
 };
 
 /// A group of fields under one key.
@@ -61,15 +63,16 @@ struct Field {
   std::string help;
   Value value;
 
-  double min = -std::numeric_limits<double>::infinity();  // bounds of numbers, and of each list element
+  double min =
+      -std::numeric_limits<double>::infinity();  // bounds of numbers, and of each list element
   double max = std::numeric_limits<double>::infinity();
   bool open_min = false;  // min itself is not allowed
   bool open_max = false;
   size_t min_items = 0;  // bounds of a list's length
   size_t max_items = std::numeric_limits<size_t>::max();
-  bool scalar_ok = false;    // a list that may be written as one scalar: `size: 32` is [32]
-  bool is_path = false;      // a relative path is relative to the config file's folder
-  bool required = false;     // has no usable default
+  bool scalar_ok = false;      // a list that may be written as one scalar: `size: 32` is [32]
+  bool is_path = false;        // a relative path is relative to the config file's folder
+  bool required = false;       // has no usable default
   bool affects_result = true;  // false: may differ on resume (logging, paths, devices, limits)
   std::vector<std::string> aliases;  // names that other tools use, for "did you mean"
 

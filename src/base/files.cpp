@@ -31,8 +31,10 @@ Container read_whole(const std::filesystem::path& path, Exit code, uint64_t max_
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.fd < 0) throw Error(code, "cannot read " + path.string() + ": " + reason());
   struct stat info {};
-  if (::fstat(file.fd, &info) != 0) throw Error(code, "cannot read " + path.string() + ": " + reason());
-  if (!S_ISREG(info.st_mode)) throw Error(code, "cannot read " + path.string() + ": not a regular file");
+  if (::fstat(file.fd, &info) != 0)
+    throw Error(code, "cannot read " + path.string() + ": " + reason());
+  if (!S_ISREG(info.st_mode))
+    throw Error(code, "cannot read " + path.string() + ": not a regular file");
   if (static_cast<uint64_t>(info.st_size) > max_bytes)
     throw Error(code,
                 path.string() + " has " + std::to_string(info.st_size) + " bytes; the limit is " +
@@ -51,7 +53,8 @@ Container read_whole(const std::filesystem::path& path, Exit code, uint64_t max_
   return out;
 }
 
-void write_all(int fd, const char* data, size_t size, const std::filesystem::path& path, Exit code) {
+void write_all(
+    int fd, const char* data, size_t size, const std::filesystem::path& path, Exit code) {
   while (size > 0) {
     const ssize_t n = ::write(fd, data, size);
     if (n < 0 && errno == EINTR) continue;
@@ -61,8 +64,8 @@ void write_all(int fd, const char* data, size_t size, const std::filesystem::pat
   }
 }
 
-/// fsync, then close. An fsync error is final: the kernel may have dropped the pages, so a second fsync
-/// could lie.
+/// fsync, then close. An fsync error is final: the kernel may have dropped the pages, so a second
+/// fsync could lie.
 void sync_and_close(Descriptor& file, const std::filesystem::path& path, Exit code) {
   if (::fsync(file.fd) != 0) throw Error(code, "cannot write " + path.string() + ": " + reason());
   const int fd = file.fd;
@@ -70,7 +73,10 @@ void sync_and_close(Descriptor& file, const std::filesystem::path& path, Exit co
   if (::close(fd) != 0) throw Error(code, "cannot write " + path.string() + ": " + reason());
 }
 
-void write_file_atomic(const std::filesystem::path& path, const char* data, size_t size, Exit code) {
+void write_file_atomic(const std::filesystem::path& path,
+                       const char* data,
+                       size_t size,
+                       Exit code) {
   std::filesystem::path temporary = path;
   temporary += ".tmp-" + std::to_string(::getpid());
   try {
@@ -102,11 +108,14 @@ void write_file_atomic(const std::filesystem::path& path, std::string_view conte
   write_file_atomic(path, content.data(), content.size(), code);
 }
 
-void write_file_atomic(const std::filesystem::path& path, std::span<const uint8_t> content, Exit code) {
+void write_file_atomic(const std::filesystem::path& path,
+                       std::span<const uint8_t> content,
+                       Exit code) {
   write_file_atomic(path, reinterpret_cast<const char*>(content.data()), content.size(), code);
 }
 
-void write_new_file(const std::filesystem::path& path, std::span<const std::span<const std::byte>> parts) {
+void write_new_file(const std::filesystem::path& path,
+                    std::span<const std::span<const std::byte>> parts) {
   Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
   if (file.fd < 0) throw Error(Exit::write, "cannot write " + path.string() + ": " + reason());
   for (const auto& part : parts)
@@ -116,7 +125,8 @@ void write_new_file(const std::filesystem::path& path, std::span<const std::span
 
 void fsync_folder(const std::filesystem::path& folder) {
   Descriptor handle(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (handle.fd < 0) throw Error(Exit::write, "cannot open folder " + folder.string() + ": " + reason());
+  if (handle.fd < 0)
+    throw Error(Exit::write, "cannot open folder " + folder.string() + ": " + reason());
   // Some file systems cannot sync a folder (EINVAL): nothing more can be asked of them.
   if (::fsync(handle.fd) != 0 && errno != EINVAL)
     throw Error(Exit::write, "cannot sync folder " + folder.string() + ": " + reason());

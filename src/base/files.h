@@ -12,17 +12,25 @@
 
 namespace diffuse {
 
-/// The whole file. Throws Error{code} with the system's reason; files above `max_bytes` are refused.
-std::string read_file(const std::filesystem::path& path, Exit code, uint64_t max_bytes = UINT64_MAX);
+/// The whole file. Throws Error{code} with the system's reason; files above `max_bytes` are
+/// refused.
+std::string read_file(const std::filesystem::path& path,
+                      Exit code,
+                      uint64_t max_bytes = UINT64_MAX);
 std::vector<uint8_t> read_bytes(const std::filesystem::path& path, uint64_t max_bytes = UINT64_MAX);
 
-/// Replaces `path` whole or not at all: temporary file beside it, fsync, rename, fsync of the folder.
-/// Throws Error{code}.
-void write_file_atomic(const std::filesystem::path& path, std::string_view content, Exit code = Exit::write);
-void write_file_atomic(const std::filesystem::path& path, std::span<const uint8_t> content, Exit code = Exit::write);
+/// Replaces `path` whole or not at all: temporary file beside it, fsync, rename, fsync of the
+/// folder. Throws Error{code}.
+void write_file_atomic(const std::filesystem::path& path,
+                       std::string_view content,
+                       Exit code = Exit::write);
+void write_file_atomic(const std::filesystem::path& path,
+                       std::span<const uint8_t> content,
+                       Exit code = Exit::write);
 
 /// Writes and fsyncs a file that must not exist yet. Throws Error{write}.
-void write_new_file(const std::filesystem::path& path, std::span<const std::span<const std::byte>> parts);
+void write_new_file(const std::filesystem::path& path,
+                    std::span<const std::span<const std::byte>> parts);
 void fsync_folder(const std::filesystem::path& folder);
 
 /// Holds `path` locked (flock) until destroyed; the kernel frees it when the process dies. Throws

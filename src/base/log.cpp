@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "base/log.h"
 
-#include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/ansicolor_sink.h>
+#include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/spdlog.h>
 
 #include <memory>
@@ -47,8 +47,11 @@ void write(spdlog::level::level_enum level, const char* prefix, const std::strin
 }  // namespace
 
 void set_level(Level level) {
-  static constexpr spdlog::level::level_enum levels[] = {
-      spdlog::level::debug, spdlog::level::info, spdlog::level::warn, spdlog::level::err, spdlog::level::off};
+  static constexpr spdlog::level::level_enum levels[] = {spdlog::level::debug,
+                                                         spdlog::level::info,
+                                                         spdlog::level::warn,
+                                                         spdlog::level::err,
+                                                         spdlog::level::off};
   state().screen->set_level(levels[static_cast<int>(level)]);
 }
 

@@ -12,11 +12,13 @@ enum class Level { debug, info, warn, error, off };
 void set_level(Level level);
 /// Colour on stderr. Default: none.
 void set_color(bool on);
-/// Also append every message, with time and level, to `path` (created if missing). Throws Error{run_folder}.
+/// Also append every message, with time and level, to `path` (created if missing). Throws
+/// Error{run_folder}.
 void open_file(const std::string& path);
 void close_file();
 
-/// Runs before and after each message on stderr: a progress bar clears and redraws its line. Null: none.
+/// Runs before and after each message on stderr: a progress bar clears and redraws its line. Null:
+/// none.
 void set_line_hooks(std::function<void()> before, std::function<void()> after);
 
 void debug(const std::string& message);

@@ -6,9 +6,10 @@
 #include <cstdint>
 #include <numbers>
 
-// Counter-based random numbers: every draw is a pure function of (seed, purpose, step, sample, index).
-// There is no state, so nothing has to be saved, and the number of threads, workers or micro-batches
-// cannot change a draw. Philox4x32-10 of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+// Counter-based random numbers: every draw is a pure function of (seed, purpose, step, sample,
+// index). There is no state, so nothing has to be saved, and the number of threads, workers or
+// micro-batches cannot change a draw. Philox4x32-10 of Salmon et al. 2011, "Parallel random
+// numbers: as easy as 1, 2, 3".
 
 #ifdef __CUDACC__
 #define DIFFUSE_HOST_DEVICE __host__ __device__
@@ -18,18 +19,19 @@
 
 namespace diffuse {
 
-/// What a stream of numbers is for. The values are part of the reproducibility promise: never renumber.
+/// What a stream of numbers is for. The values are part of the reproducibility promise: never
+/// renumber.
 enum class Purpose : uint32_t {
-  init = 1,           // sample = parameter number, index = element
-  order = 2,          // step = epoch
-  flip = 3,           // step = epoch, sample = position in the epoch
-  crop = 4,           // likewise
-  timestep = 5,       // step = optimizer step, sample = position in the global batch
-  noise = 6,          // likewise, index = element of the image
-  dropout = 7,        // likewise, index = (layer, element)
-  sample_start = 8,   // x_T of image `sample`
-  sample_step = 9,    // the noise of chain position `step` of image `sample`
-  label = 10,         // class labels of generated images
+  init = 1,          // sample = parameter number, index = element
+  order = 2,         // step = epoch
+  flip = 3,          // step = epoch, sample = position in the epoch
+  crop = 4,          // likewise
+  timestep = 5,      // step = optimizer step, sample = position in the global batch
+  noise = 6,         // likewise, index = element of the image
+  dropout = 7,       // likewise, index = (layer, element)
+  sample_start = 8,  // x_T of image `sample`
+  sample_step = 9,   // the noise of chain position `step` of image `sample`
+  label = 10,        // class labels of generated images
 };
 
 /// Names one stream; `block` below counts 128-bit blocks in it.
@@ -49,8 +51,10 @@ DIFFUSE_HOST_DEVICE inline Philox4 philox4x32(Philox4 c, uint32_t k0, uint32_t k
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t{0xD2511F53u} * c.v[0];
     const uint64_t p1 = uint64_t{0xCD9E8D57u} * c.v[2];
-    c = Philox4{{static_cast<uint32_t>(p1 >> 32) ^ c.v[1] ^ k0, static_cast<uint32_t>(p1),
-                 static_cast<uint32_t>(p0 >> 32) ^ c.v[3] ^ k1, static_cast<uint32_t>(p0)}};
+    c = Philox4{{static_cast<uint32_t>(p1 >> 32) ^ c.v[1] ^ k0,
+                 static_cast<uint32_t>(p1),
+                 static_cast<uint32_t>(p0 >> 32) ^ c.v[3] ^ k1,
+                 static_cast<uint32_t>(p0)}};
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
@@ -59,10 +63,12 @@ DIFFUSE_HOST_DEVICE inline Philox4 philox4x32(Philox4 c, uint32_t k0, uint32_t k
 
 /// Block number `block` (< 2^32) of a stream: four independent uniform 32-bit words.
 DIFFUSE_HOST_DEVICE inline Philox4 random_block(const Stream& s, uint32_t block) {
-  // The purpose goes into the key (odd multiplier, so distinct purposes give distinct keys); step and
-  // sample have 48 + 40 bits of the counter, the block 32.
+  // The purpose goes into the key (odd multiplier, so distinct purposes give distinct keys); step
+  // and sample have 48 + 40 bits of the counter, the block 32.
   const uint64_t key = s.seed ^ (static_cast<uint64_t>(s.purpose) * 0x9E3779B97F4A7C15ull);
-  const Philox4 counter{{block, static_cast<uint32_t>(s.sample), static_cast<uint32_t>(s.step),
+  const Philox4 counter{{block,
+                         static_cast<uint32_t>(s.sample),
+                         static_cast<uint32_t>(s.step),
                          (static_cast<uint32_t>(s.step >> 32) & 0xFFFFu) |
                              (static_cast<uint32_t>(s.sample >> 32) << 16)}};
   return philox4x32(counter, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32));
@@ -99,8 +105,9 @@ inline std::array<float, 4> random_normal4(const Stream& s, uint32_t block) {
   return out;
 }
 
-/// Position -> element of a pseudo-random permutation of [0, n) in O(1): the order of an epoch without an
-/// array. Balanced Feistel network over the next even power of two, cycle-walking back into range.
+/// Position -> element of a pseudo-random permutation of [0, n) in O(1): the order of an epoch
+/// without an array. Balanced Feistel network over the next even power of two, cycle-walking back
+/// into range.
 class Permutation {
  public:
   Permutation(uint64_t n, const Stream& key);

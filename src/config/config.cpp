@@ -20,7 +20,8 @@ bool is_device(std::string_view text) {
 void check_model(const Config& c, std::vector<Finding>& out) {
   const int64_t divisor = c.model.size_divisor();
   bool size_fails = c.data.height() % divisor != 0 || c.data.width() % divisor != 0;
-  for (const std::string& problem : c.model.problems(c.data.channels, c.data.height(), c.data.width())) {
+  for (const std::string& problem :
+       c.model.problems(c.data.channels, c.data.height(), c.data.width())) {
     out.push_back({.error = true, .key = size_fails ? "data.size" : "model", .message = problem});
     size_fails = false;
   }
@@ -38,9 +39,10 @@ void check_model(const Config& c, std::vector<Finding>& out) {
                                 ", so it gets no attention; the heights are " + heights});
   }
   if (c.model.class_conditional && c.data.labels == Labels::none)
-    out.push_back({.error = true,
-                   .key = "model.class_conditional",
-                   .message = "a class-conditional model needs classes; use data.labels: subfolder"});
+    out.push_back(
+        {.error = true,
+         .key = "model.class_conditional",
+         .message = "a class-conditional model needs classes; use data.labels: subfolder"});
 }
 
 void check_training(const Config& c, std::vector<Finding>& out) {
@@ -51,28 +53,34 @@ void check_training(const Config& c, std::vector<Finding>& out) {
                               " is larger than train.batch " + std::to_string(c.train.batch) +
                               "; use at most the batch, or auto"});
   if (!is_device(c.train.device))
-    out.push_back({.error = true,
-                   .key = "train.device",
-                   .message = "'" + c.train.device + "' is no device; use auto, cpu, cuda or cuda:N"});
+    out.push_back(
+        {.error = true,
+         .key = "train.device",
+         .message = "'" + c.train.device + "' is no device; use auto, cpu, cuda or cuda:N"});
   if (c.optim.warmup_steps > 0 && c.optim.warmup_steps >= c.train.steps)
     out.push_back({.error = false,
                    .key = "optim.warmup_steps",
                    .message = "the warm-up of " + std::to_string(c.optim.warmup_steps) +
                               " steps is not over before the run ends at train.steps " +
-                              std::to_string(c.train.steps) + ", so the learning rate stays below optim.lr"});
+                              std::to_string(c.train.steps) +
+                              ", so the learning rate stays below optim.lr"});
   // Without its warm-up the EMA still holds the share decay^n of the random initial weights.
   const double initial_share = std::pow(c.optim.ema_decay, static_cast<double>(c.train.steps));
   if (c.optim.ema_power == 0 && initial_share > 0.01)
-    out.push_back({.error = false,
-                   .key = "optim.ema_decay",
-                   .message = "the average is longer than the run: after train.steps " +
-                              std::to_string(c.train.steps) + " it still holds " +
-                              std::to_string(std::lround(100 * initial_share)) +
-                              " % of the random initial weights; use a smaller ema_decay, or ema_power: 0.75"});
+    out.push_back(
+        {.error = false,
+         .key = "optim.ema_decay",
+         .message =
+             "the average is longer than the run: after train.steps " +
+             std::to_string(c.train.steps) + " it still holds " +
+             std::to_string(std::lround(100 * initial_share)) +
+             " % of the random initial weights; use a smaller ema_decay, or ema_power: 0.75"});
   if (c.checkpoint.every_steps == 0 && c.checkpoint.every_minutes == 0)
-    out.push_back({.error = false,
-                   .key = "checkpoint.every_steps",
-                   .message = "checkpoints are off: only the end of the run is saved, and a crash loses it all"});
+    out.push_back(
+        {.error = false,
+         .key = "checkpoint.every_steps",
+         .message =
+             "checkpoints are off: only the end of the run is saved, and a crash loses it all"});
   if (c.checkpoint.keep_every_steps > 0 && c.checkpoint.every_steps > 0 &&
       c.checkpoint.keep_every_steps % c.checkpoint.every_steps != 0)
     out.push_back({.error = false,
@@ -90,10 +98,14 @@ void Config::fields(Fields& f) {
   f.section(run, "run", "name, place and seed of a run");
   f.section(data, "data", "the pictures").also_called({"dataset", "datasets"});
   f.section(model, "model", "the time-conditioned U-Net").also_called({"unet", "network", "net"});
-  f.section(diffusion, "diffusion", "the objective: chain, target and weighting").also_called({"objective", "ddpm"});
-  f.section(optim, "optim", "AdamW, learning rate, clipping and EMA").also_called({"optimizer", "optimiser"});
-  f.section(train, "train", "length, batch and arithmetic of training").also_called({"training", "trainer"});
-  f.section(checkpoint, "checkpoint", "when checkpoints are written and kept").also_called({"checkpoints", "save"});
+  f.section(diffusion, "diffusion", "the objective: chain, target and weighting")
+      .also_called({"objective", "ddpm"});
+  f.section(optim, "optim", "AdamW, learning rate, clipping and EMA")
+      .also_called({"optimizer", "optimiser"});
+  f.section(train, "train", "length, batch and arithmetic of training")
+      .also_called({"training", "trainer"});
+  f.section(checkpoint, "checkpoint", "when checkpoints are written and kept")
+      .also_called({"checkpoints", "save"});
   f.section(sample, "sample", "how pictures are drawn").also_called({"sampling", "samples"});
   f.section(log, "log", "metrics and plots").also_called({"logging", "logger"});
 }
@@ -102,14 +114,18 @@ std::vector<Finding> check(const Config& config) {
   std::vector<Finding> out = check(config.diffusion);
   for (Finding& finding : out) finding.key = "diffusion." + finding.key;
   if (config.data.channels == 2)
-    out.push_back({.error = true, .key = "data.channels", .message = "2 channels are not supported; use 1 or 3"});
+    out.push_back({.error = true,
+                   .key = "data.channels",
+                   .message = "2 channels are not supported; use 1 or 3"});
   check_model(config, out);
   check_training(config, out);
   if (config.sample.steps && *config.sample.steps > config.diffusion.steps)
     out.push_back({.error = true,
                    .key = "sample.steps",
-                   .message = std::to_string(*config.sample.steps) + " steps are more than the chain has (diffusion.steps " +
-                              std::to_string(config.diffusion.steps) + "); use at most that, or auto"});
+                   .message = std::to_string(*config.sample.steps) +
+                              " steps are more than the chain has (diffusion.steps " +
+                              std::to_string(config.diffusion.steps) +
+                              "); use at most that, or auto"});
   return out;
 }
 

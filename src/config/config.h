@@ -29,8 +29,8 @@ struct Config {
   void fields(Fields& f);
 };
 
-/// Rules that concern more than one value, with the full key of the one to change: combinations of the
-/// objective, sizes that the network cannot take, a micro-batch larger than the batch, ...
+/// Rules that concern more than one value, with the full key of the one to change: combinations of
+/// the objective, sizes that the network cannot take, a micro-batch larger than the batch, ...
 std::vector<Finding> check(const Config& config);
 
 }  // namespace diffuse

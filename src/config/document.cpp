@@ -22,7 +22,8 @@ constexpr size_t kMaxShown = 20;
 bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
 size_t count_characters(std::string_view text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return !is_continuation(c); }));
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return !is_continuation(c); }));
 }
 
 /// The lines without their breaks; they point into `text`.
@@ -60,12 +61,19 @@ struct Stop {};
 
 class TreeBuilder : public YAML::EventHandler {
  public:
-  TreeBuilder(Report& report, size_t source, std::string_view parsed, size_t column_offset, Node& root)
-      : report_(report), source_(source), lines_(split_lines(parsed)), offset_(column_offset), root_(root) {}
+  TreeBuilder(
+      Report& report, size_t source, std::string_view parsed, size_t column_offset, Node& root)
+      : report_(report),
+        source_(source),
+        lines_(split_lines(parsed)),
+        offset_(column_offset),
+        root_(root) {}
 
   void OnDocumentStart(const YAML::Mark& mark) override {
     if (++documents_ == 1) return;
-    report_.error(place(mark, 1), "a second document begins here; a config is one document", "remove the '---'");
+    report_.error(place(mark, 1),
+                  "a second document begins here; a config is one document",
+                  "remove the '---'");
     throw Stop{};
   }
   void OnDocumentEnd() override {}
@@ -130,7 +138,8 @@ class TreeBuilder : public YAML::EventHandler {
 
   Node leaf(Node::Kind kind, const YAML::Mark& mark, size_t width) {
     if (++nodes_ > kMaxNodes) {
-      report_.error(place(mark, 1), "more than " + std::to_string(kMaxNodes) + " values; this is no config");
+      report_.error(place(mark, 1),
+                    "more than " + std::to_string(kMaxNodes) + " values; this is no config");
       throw Stop{};
     }
     Node node;
@@ -141,12 +150,15 @@ class TreeBuilder : public YAML::EventHandler {
 
   void refuse_properties(Node& node, const std::string& tag, YAML::anchor_t anchor) {
     // yaml-cpp gives "!" to quoted scalars, too: only the text tells an explicit non-specific tag.
-    const bool tagged = from(node.place).starts_with('!') || !(tag.empty() || tag == "?" || tag == "!");
+    const bool tagged =
+        from(node.place).starts_with('!') || !(tag.empty() || tag == "?" || tag == "!");
     if (!tagged && anchor == 0) return;
     if (tagged)
       report_.error(node.place, "tags (!type) are not supported", "remove the tag");
     else
-      report_.error(node.place, "anchors (&name) are not supported", "write the value out where it is needed");
+      report_.error(node.place,
+                    "anchors (&name) are not supported",
+                    "write the value out where it is needed");
     node.kind = Node::Kind::invalid;
   }
 
@@ -200,7 +212,9 @@ class TreeBuilder : public YAML::EventHandler {
 
   void open(Node node, const std::string& tag, YAML::anchor_t anchor) {
     if (stack_.size() >= kMaxDepth) {
-      report_.error(node.place, "nested deeper than " + std::to_string(kMaxDepth) + " levels; this is no config");
+      report_.error(
+          node.place,
+          "nested deeper than " + std::to_string(kMaxDepth) + " levels; this is no config");
       throw Stop{};
     }
     Frame frame;
@@ -239,8 +253,9 @@ Place place_of_offset(std::string_view text, size_t source, size_t offset) {
 bool check_bytes(Report& report, size_t source) {
   const std::string& text = report.text(source);
   if (text.size() > kMaxConfigBytes) {
-    report.error({source},
-                 "larger than 1 MiB (" + std::to_string(text.size()) + " bytes); this is no config");
+    report.error(
+        {source},
+        "larger than 1 MiB (" + std::to_string(text.size()) + " bytes); this is no config");
     return false;
   }
   std::string why;
@@ -256,10 +271,11 @@ size_t find_unprintable(std::string_view text, std::string& why) {
   char buffer[64];
   for (size_t i = 0; i < text.size();) {
     const auto at = [&](size_t k) {
-      return i + k < text.size() ? static_cast<uint32_t>(static_cast<unsigned char>(text[i + k])) : 0u;
+      return i + k < text.size() ? static_cast<uint32_t>(static_cast<unsigned char>(text[i + k]))
+                                 : 0u;
     };
     const uint32_t first = at(0);
-    const size_t length = first < 0x80            ? 1
+    const size_t length = first < 0x80             ? 1
                           : (first & 0xE0) == 0xC0 ? 2
                           : (first & 0xF0) == 0xE0 ? 3
                           : (first & 0xF8) == 0xF0 ? 4
@@ -271,14 +287,16 @@ size_t find_unprintable(std::string_view text, std::string& why) {
       code = (code << 6) | (at(k) & 0x3F);
     }
     static constexpr uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
-    if (!valid || code < smallest[length] || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF)) {
+    if (!valid || code < smallest[length] || code > 0x10FFFF ||
+        (code >= 0xD800 && code <= 0xDFFF)) {
       std::snprintf(buffer, sizeof(buffer), "not UTF-8: byte 0x%02X", first);
       why = buffer;
       return i;
     }
     const bool lone_return = code == '\r' && at(1) != '\n';
-    const bool control = (code < 0x20 && code != '\t' && code != '\n' && code != '\r') || lone_return ||
-                         (code >= 0x7F && code < 0xA0 && code != 0x85) || code == 0xFFFE || code == 0xFFFF;
+    const bool control = (code < 0x20 && code != '\t' && code != '\n' && code != '\r') ||
+                         lone_return || (code >= 0x7F && code < 0xA0 && code != 0x85) ||
+                         code == 0xFFFE || code == 0xFFFF;
     if (control) {
       std::snprintf(buffer, sizeof(buffer), "control character U+%04X", code);
       why = buffer;
@@ -348,7 +366,8 @@ std::string Report::lay_out(const Entry& entry, const char* kind) const {
   const auto printable = [&](std::string_view text) {
     std::string shown(text);
     std::string why;
-    for (size_t bad = find_unprintable(shown, why); bad != std::string::npos; bad = find_unprintable(shown, why))
+    for (size_t bad = find_unprintable(shown, why); bad != std::string::npos;
+         bad = find_unprintable(shown, why))
       shown[bad] = '?';
     return shown;
   };
@@ -379,9 +398,12 @@ std::string Report::lay_out(const Entry& entry, const char* kind) const {
 
 std::string Report::error_text() const {
   std::string out;
-  for (size_t i = 0; i < std::min(errors_.size(), kMaxShown); ++i) out += lay_out(errors_[i], "error") + "\n";
-  if (errors_.size() > kMaxShown) out += "and " + std::to_string(errors_.size() - kMaxShown) + " more\n";
-  out += std::to_string(errors_.size()) + (errors_.size() == 1 ? " error" : " errors") + ". Nothing was started.";
+  for (size_t i = 0; i < std::min(errors_.size(), kMaxShown); ++i)
+    out += lay_out(errors_[i], "error") + "\n";
+  if (errors_.size() > kMaxShown)
+    out += "and " + std::to_string(errors_.size() - kMaxShown) + " more\n";
+  out += std::to_string(errors_.size()) + (errors_.size() == 1 ? " error" : " errors") +
+         ". Nothing was started.";
   return out;
 }
 
@@ -414,7 +436,8 @@ bool parse_document(Report& report, size_t source, size_t skip, Node& root) {
                1};
     std::string hint;
     const std::vector<std::string_view> lines = split_lines(report.text(source));
-    const std::string_view line = place.line < lines.size() ? lines[place.line] : std::string_view();
+    const std::string_view line =
+        place.line < lines.size() ? lines[place.line] : std::string_view();
     if (line.substr(0, line.find_first_not_of(" \t")).find('\t') != std::string_view::npos)
       hint = "indent with spaces, not tabs";
     if (e.msg.find("the referenced anchor is not defined") != std::string::npos)

@@ -7,8 +7,9 @@
 #include <string_view>
 #include <vector>
 
-// The tree of a YAML document with the place of every node, and the errors found on the way. Built from
-// yaml-cpp's events, so that nothing is expanded, merged or guessed before it has been checked.
+// The tree of a YAML document with the place of every node, and the errors found on the way. Built
+// from yaml-cpp's events, so that nothing is expanded, merged or guessed before it has been
+// checked.
 
 namespace diffuse {
 
@@ -66,12 +67,12 @@ class Report {
   std::vector<Entry> errors_, warnings_;
 };
 
-/// Parses one source of the report (its text, or for an override what follows `skip` bytes of it). Errors go
-/// to the report; false when the tree is of no use.
+/// Parses one source of the report (its text, or for an override what follows `skip` bytes of it).
+/// Errors go to the report; false when the tree is of no use.
 bool parse_document(Report& report, size_t source, size_t skip, Node& root);
 
-/// Offset of the first byte that is not valid UTF-8 or starts a character that YAML does not allow; npos
-/// when there is none. `why` is then the reason.
+/// Offset of the first byte that is not valid UTF-8 or starts a character that YAML does not allow;
+/// npos when there is none. `why` is then the reason.
 size_t find_unprintable(std::string_view text, std::string& why);
 
 /// `text` for a message: at most 60 characters, no line breaks.

@@ -107,9 +107,12 @@ std::string format_double(double value) {
 }
 
 std::string format_string(std::string_view text) {
-  const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
+  const auto letter = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+  };
   bool plain = !text.empty() && (letter(text[0]) || text[0] == '/');
-  for (const char c : text) plain = plain && (letter(c) || is_digit(c) || c == '/' || c == '.' || c == '-');
+  for (const char c : text)
+    plain = plain && (letter(c) || is_digit(c) || c == '/' || c == '.' || c == '-');
   // Words that some YAML reader takes for a bool or null.
   for (const char* word : {"true", "false", "yes", "no", "on", "off", "y", "n", "null"}) {
     std::string lower(text);

@@ -21,8 +21,8 @@ Parsed parse_int(std::string_view text, int64_t& out);
 /// [-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?, integers, .inf and .nan.
 Parsed parse_double(std::string_view text, double& out);
 
-/// Shortest text that reads back as the same double, with a point or an exponent ("1.0", "1.0e-4"), so
-/// that every YAML reader (PyYAML too) sees a float.
+/// Shortest text that reads back as the same double, with a point or an exponent ("1.0", "1.0e-4"),
+/// so that every YAML reader (PyYAML too) sees a float.
 std::string format_double(double value);
 
 /// A bound or a count as people write it: "1", "0.5", "1e-08".

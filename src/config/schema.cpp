@@ -15,9 +15,13 @@ using Json = nlohmann::ordered_json;
 Json object_schema(const Fields& fields);
 
 void add_bounds(const Field& field, Json& out) {
-  const auto number = [](double v) { return v == std::floor(v) && std::abs(v) < 1e15 ? Json(static_cast<int64_t>(v)) : Json(v); };
-  if (std::isfinite(field.min)) out[field.open_min ? "exclusiveMinimum" : "minimum"] = number(field.min);
-  if (std::isfinite(field.max)) out[field.open_max ? "exclusiveMaximum" : "maximum"] = number(field.max);
+  const auto number = [](double v) {
+    return v == std::floor(v) && std::abs(v) < 1e15 ? Json(static_cast<int64_t>(v)) : Json(v);
+  };
+  if (std::isfinite(field.min))
+    out[field.open_min ? "exclusiveMinimum" : "minimum"] = number(field.min);
+  if (std::isfinite(field.max))
+    out[field.open_max ? "exclusiveMaximum" : "maximum"] = number(field.max);
 }
 
 Json bounded(const char* type, const Field& field) {
@@ -68,44 +72,47 @@ Json choice_schema(const ChoiceField& choice) {
 
 Json field_schema(const Field& field) {
   Json out = std::visit(
-      Overloaded{[](bool* v) { return Json{{"type", "boolean"}, {"default", *v}}; },
-                 [&](int64_t* v) {
-                   Json s = bounded("integer", field);
-                   s["default"] = *v;
-                   return s;
-                 },
-                 [&](double* v) {
-                   Json s = bounded("number", field);
-                   s["default"] = *v;
-                   return s;
-                 },
-                 [&](std::string* v) {
-                   Json s{{"type", "string"}};
-                   if (field.required)
-                     s["minLength"] = 1;
-                   else
-                     s["default"] = *v;
-                   return s;
-                 },
-                 [&](std::vector<int64_t>* v) { return list_schema("integer", field, *v); },
-                 [&](std::vector<double>* v) { return list_schema("number", field, *v); },
-                 [&](std::optional<int64_t>* v) {
-                   Json s{{"oneOf", Json::array({Json{{"const", "auto"}}, bounded("integer", field)})}};
-                   s["default"] = *v ? Json(**v) : Json("auto");
-                   return s;
-                 },
-                 [](const EnumField& e) {
-                   return Json{{"type", "string"}, {"enum", e.names}, {"default", e.get()}};
-                 },
-                 [](const ChoiceField& choice) { return choice_schema(choice); },
-                 [](const SectionField& section) {
-                   Fields inner;
-                   section.fields(inner);
-                   Json s = object_schema(inner);
-                   // `optim:` with every line commented out; not where something has to be set.
-                   if (!s.contains("required")) s["type"] = Json::array({"object", "null"});
-                   return s;
-                 }},
+      Overloaded{
+          [](bool* v) {
+            return Json{{"type", "boolean"}, {"default", *v}};
+          },
+          [&](int64_t* v) {
+            Json s = bounded("integer", field);
+            s["default"] = *v;
+            return s;
+          },
+          [&](double* v) {
+            Json s = bounded("number", field);
+            s["default"] = *v;
+            return s;
+          },
+          [&](std::string* v) {
+            Json s{{"type", "string"}};
+            if (field.required)
+              s["minLength"] = 1;
+            else
+              s["default"] = *v;
+            return s;
+          },
+          [&](std::vector<int64_t>* v) { return list_schema("integer", field, *v); },
+          [&](std::vector<double>* v) { return list_schema("number", field, *v); },
+          [&](std::optional<int64_t>* v) {
+            Json s{{"oneOf", Json::array({Json{{"const", "auto"}}, bounded("integer", field)})}};
+            s["default"] = *v ? Json(**v) : Json("auto");
+            return s;
+          },
+          [](const EnumField& e) {
+            return Json{{"type", "string"}, {"enum", e.names}, {"default", e.get()}};
+          },
+          [](const ChoiceField& choice) { return choice_schema(choice); },
+          [](const SectionField& section) {
+            Fields inner;
+            section.fields(inner);
+            Json s = object_schema(inner);
+            // `optim:` with every line commented out; not where something has to be set.
+            if (!s.contains("required")) s["type"] = Json::array({"object", "null"});
+            return s;
+          }},
       field.value);
   out["description"] = field.help;
   return out;
@@ -169,9 +176,11 @@ std::string config_schema() {
   Config config;
   Fields fields;
   config.fields(fields);
-  Json out{{"$schema", "http://json-schema.org/draft-07/schema#"},
-           {"title", "diffuse config"},
-           {"description", "What a run of diffuse is made from. Every key has a default but those that are required."}};
+  Json out{
+      {"$schema", "http://json-schema.org/draft-07/schema#"},
+      {"title", "diffuse config"},
+      {"description",
+       "What a run of diffuse is made from. Every key has a default but those that are required."}};
   out.update(object_schema(fields));
   return out.dump(2) + "\n";
 }

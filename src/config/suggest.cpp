@@ -26,7 +26,9 @@ size_t common_prefix(std::string_view a, std::string_view b) {
   return static_cast<size_t>(ends.first - a.begin());
 }
 
-size_t allowed_distance(size_t length) { return length < 2 ? 0 : length < 6 ? 1 : length < 9 ? 2 : 3; }
+size_t allowed_distance(size_t length) {
+  return length < 2 ? 0 : length < 6 ? 1 : length < 9 ? 2 : 3;
+}
 
 }  // namespace
 
@@ -38,7 +40,8 @@ size_t edit_distance(std::string_view a, std::string_view b, size_t limit) {
   for (size_t i = 1; i <= a.size(); ++i) {
     row[0] = i;
     for (size_t j = 1; j <= b.size(); ++j) {
-      row[j] = std::min({last[j] + 1, row[j - 1] + 1, last[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      row[j] =
+          std::min({last[j] + 1, row[j - 1] + 1, last[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
       if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
         row[j] = std::min(row[j], before[j - 2] + 1);
     }

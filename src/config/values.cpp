@@ -37,18 +37,19 @@ std::string value_text(const Field& field) {
     return out;
   };
   const auto integer = [](int64_t v) { return std::to_string(v); };
-  return std::visit(
-      Overloaded{[](bool* v) -> std::string { return *v ? "true" : "false"; },
-                 [&](int64_t* v) { return integer(*v); },
-                 [](double* v) { return format_double(*v); },
-                 [](std::string* v) { return format_string(*v); },
-                 [&](std::vector<int64_t>* v) { return list(*v, integer); },
-                 [&](std::vector<double>* v) { return list(*v, format_double); },
-                 [&](std::optional<int64_t>* v) -> std::string { return *v ? integer(**v) : "auto"; },
-                 [](const EnumField& e) { return e.get(); },
-                 [](const ChoiceField& c) { return c.get(); },
-                 [](const SectionField&) { return std::string(); }},
-      field.value);
+  return std::visit(Overloaded{[](bool* v) -> std::string { return *v ? "true" : "false"; },
+                               [&](int64_t* v) { return integer(*v); },
+                               [](double* v) { return format_double(*v); },
+                               [](std::string* v) { return format_string(*v); },
+                               [&](std::vector<int64_t>* v) { return list(*v, integer); },
+                               [&](std::vector<double>* v) { return list(*v, format_double); },
+                               [&](std::optional<int64_t>* v) -> std::string {
+                                 return *v ? integer(**v) : "auto";
+                               },
+                               [](const EnumField& e) { return e.get(); },
+                               [](const ChoiceField& c) { return c.get(); },
+                               [](const SectionField&) { return std::string(); }},
+                    field.value);
 }
 
 std::string type_text(const Field& field) {

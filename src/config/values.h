@@ -24,7 +24,8 @@ std::string list_of(const std::vector<std::string>& names);
 /// The field's value as YAML; of an axis its row's name; of a section nothing.
 std::string value_text(const Field& field);
 
-/// "integer", "number", "true|false", "text", "list of integers", "integer|auto", "linear|cosine|...".
+/// "integer", "number", "true|false", "text", "list of integers", "integer|auto",
+/// "linear|cosine|...".
 std::string type_text(const Field& field);
 
 /// "> 0 and <= 10", "1", "" without bounds.

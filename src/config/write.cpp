@@ -44,7 +44,8 @@ class Writer {
     if (const auto* choice = std::get_if<ChoiceField>(&field.value)) {
       words += ":";
       for (const RowInfo& row : choice->rows)
-        words += " " + row.name + " (" + row.help + (row.reference.empty() ? "" : "; " + row.reference) + "),";
+        words += " " + row.name + " (" + row.help +
+                 (row.reference.empty() ? "" : "; " + row.reference) + "),";
       words.back() = '.';
     } else if (std::holds_alternative<EnumField>(field.value)) {
       words += " (" + type_text(field) + ")";
@@ -82,7 +83,11 @@ class Writer {
   std::string out_;
 };
 
-void compare(const Fields& a, const Fields& b, const std::string& prefix, bool result_only, std::vector<std::string>& out) {
+void compare(const Fields& a,
+             const Fields& b,
+             const std::string& prefix,
+             bool result_only,
+             std::vector<std::string>& out) {
   for (size_t i = 0; i < a.list().size(); ++i) {
     const Field& left = a.list()[i];
     const Field& right = b.list()[i];
@@ -110,7 +115,9 @@ std::string write_config(const Config& config, bool comments, const Origin& orig
   return writer.text();
 }
 
-std::vector<std::string> config_differences(const Config& a, const Config& b, bool affects_result_only) {
+std::vector<std::string> config_differences(const Config& a,
+                                            const Config& b,
+                                            bool affects_result_only) {
   Config left = a, right = b;
   Fields left_fields, right_fields;
   left.fields(left_fields);

@@ -89,7 +89,9 @@ class Loader {
     const size_t source = report_.add_source(override.origin, text, true);
     const size_t equals = text.find('=');
     if (text.find('\n') != std::string::npos || equals == std::string::npos || equals == 0) {
-      report_.error({source, 0, 0, text.size()}, "an override is KEY=VALUE on one line", "e.g. optim.lr=1.0e-4");
+      report_.error({source, 0, 0, text.size()},
+                    "an override is KEY=VALUE on one line",
+                    "e.g. optim.lr=1.0e-4");
       return;
     }
     Node value;
@@ -130,7 +132,9 @@ class Loader {
   }
 
   /// What a person who wrote `key` in section `prefix` most likely wanted.
-  std::string suggestion(const std::string& key, const Fields& fields, const std::string& prefix) const {
+  std::string suggestion(const std::string& key,
+                         const Fields& fields,
+                         const std::string& prefix) const {
     std::vector<Suggestion> here, there;
     for (const Field& field : fields.list()) here.push_back({field.key, field.key});
     for (const Field& field : fields.list())
@@ -191,7 +195,10 @@ class Loader {
   }
 
   /// `choice` is set when the map holds the options of an axis.
-  void apply_map(const Node& map, Fields& fields, const std::string& prefix, const ChoiceField* choice) {
+  void apply_map(const Node& map,
+                 Fields& fields,
+                 const std::string& prefix,
+                 const ChoiceField* choice) {
     for (size_t i = 0; i < map.keys.size(); ++i) {
       const Node& key = map.keys[i];
       if (choice != nullptr && key.text == "type") continue;  // done already
@@ -234,11 +241,15 @@ class Loader {
       axis->fields(inner);
       apply_path(path, dot + 1, source, inner, full, value, axis);
     } else {
-      report_.error(place, "'" + full + "' is a value: it has no keys of its own", "write " + full + "=...");
+      report_.error(
+          place, "'" + full + "' is a value: it has no keys of its own", "write " + full + "=...");
     }
   }
 
-  void wrong(const Node& node, const Place& key, const std::string& message, const std::string& hint = {}) {
+  void wrong(const Node& node,
+             const Place& key,
+             const std::string& message,
+             const std::string& hint = {}) {
     if (node.kind == Node::Kind::invalid) return;
     report_.error(node.kind == Node::Kind::null ? key : node.place, message, hint);
   }
@@ -281,13 +292,16 @@ class Loader {
               wrong(node,
                     place,
                     "'" + key + "' must be one of " + list_of(e.names) + ", got " + described(node),
-                    node.kind == Node::Kind::scalar ? did_you_mean(closest_name(node.text, names)) : "");
+                    node.kind == Node::Kind::scalar ? did_you_mean(closest_name(node.text, names))
+                                                    : "");
             },
             [&](ChoiceField& choice) { read_choice(choice, node, key, place); },
             [&](SectionField& section) {
               if (node.kind == Node::Kind::null) return;  // `optim:` with every line commented out
               if (node.kind != Node::Kind::map) {
-                wrong(node, place, "'" + key + "' is a section: it needs keys below it, got " + described(node));
+                wrong(node,
+                      place,
+                      "'" + key + "' is a section: it needs keys below it, got " + described(node));
                 return;
               }
               Fields inner;
@@ -319,7 +333,8 @@ class Loader {
     const bool low = field.open_min ? value > field.min : value >= field.min;
     const bool high = field.open_max ? value < field.max : value <= field.max;
     if (low && high) return true;
-    report_.error(node.place, "'" + key + "' must be " + bounds_text(field) + ", got " + excerpt(node.text));
+    report_.error(node.place,
+                  "'" + key + "' must be " + bounds_text(field) + ", got " + excerpt(node.text));
     return false;
   }
 
@@ -342,11 +357,18 @@ class Loader {
       wrong(node, place, "'" + key + "' is too large for 64 bits: " + excerpt(node.text));
       return false;
     }
-    wrong(node, place, "'" + key + "' must be " + wanted + ", got " + described(node), number_hint(field, node));
+    wrong(node,
+          place,
+          "'" + key + "' must be " + wanted + ", got " + described(node),
+          number_hint(field, node));
     return false;
   }
 
-  bool read_double(const Field& field, const Node& node, const std::string& key, const Place& place, double& out) {
+  bool read_double(const Field& field,
+                   const Node& node,
+                   const std::string& key,
+                   const Place& place,
+                   double& out) {
     const bool plain = node.kind == Node::Kind::scalar && !node.quoted;
     double value = 0;
     const Parsed parsed = plain ? parse_double(node.text, value) : Parsed::not_a_number;
@@ -359,13 +381,17 @@ class Loader {
       out = value;
       return true;
     }
-    wrong(node, place, "'" + key + "' must be a number, got " + described(node), number_hint(field, node));
+    wrong(node,
+          place,
+          "'" + key + "' must be a number, got " + described(node),
+          number_hint(field, node));
     return false;
   }
 
   /// For text that is nearly a number.
   static std::string number_hint(const Field& field, const Node& node) {
-    if (node.kind == Node::Kind::null && std::holds_alternative<std::optional<int64_t>*>(field.value))
+    if (node.kind == Node::Kind::null &&
+        std::holds_alternative<std::optional<int64_t>*>(field.value))
       return "write auto";
     if (node.kind != Node::Kind::scalar) return {};
     double value = 0;
@@ -407,12 +433,17 @@ class Loader {
     if (path.is_absolute()) return path.string();
     const fs::path whole = fs::absolute(base_) / path;
     std::error_code ignored;
-    // People often mean the folder that they are in; a file that says so from elsewhere must not change.
-    if (!report_.is_override(node.place.source) && !fs::exists(whole, ignored) && fs::exists(path, ignored))
-      report_.warning(node.place,
-                      "'" + key + "' is relative to the folder of this file, where it does not exist",
-                      "it exists relative to the current folder: write " + format_string(fs::absolute(path).string()));
-    // `a/link/../b` is not `a/b` where link points elsewhere: dots are only removed where that is harmless.
+    // People often mean the folder that they are in; a file that says so from elsewhere must not
+    // change.
+    if (!report_.is_override(node.place.source) && !fs::exists(whole, ignored) &&
+        fs::exists(path, ignored))
+      report_.warning(
+          node.place,
+          "'" + key + "' is relative to the folder of this file, where it does not exist",
+          "it exists relative to the current folder: write " +
+              format_string(fs::absolute(path).string()));
+    // `a/link/../b` is not `a/b` where link points elsewhere: dots are only removed where that is
+    // harmless.
     const fs::path tidy = whole.lexically_normal();
     const bool same = fs::weakly_canonical(tidy, ignored) == fs::weakly_canonical(whole, ignored);
     std::string out = (same ? tidy : whole).string();
@@ -450,8 +481,9 @@ class Loader {
     if (values.size() < field.min_items || values.size() > field.max_items)
       wrong(node,
             place,
-            "'" + key + "' must have " + item_count_text(field) + (field.max_items == 1 ? " number" : " numbers") +
-                ", got " + std::to_string(values.size()));
+            "'" + key + "' must have " + item_count_text(field) +
+                (field.max_items == 1 ? " number" : " numbers") + ", got " +
+                std::to_string(values.size()));
     else
       out = std::move(values);
   }
@@ -464,7 +496,8 @@ class Loader {
       names.push_back(row.name);
       candidates.push_back({row.name, {}});
     }
-    if (node.kind == Node::Kind::scalar && std::find(names.begin(), names.end(), node.text) != names.end()) {
+    if (node.kind == Node::Kind::scalar &&
+        std::find(names.begin(), names.end(), node.text) != names.end()) {
       choice.select(node.text);
       std::erase_if(places_, [&](const auto& entry) { return entry.first.starts_with(key + "."); });
       places_[key] = node.place;
@@ -477,13 +510,17 @@ class Loader {
     return false;
   }
 
-  void read_choice(ChoiceField& choice, const Node& node, const std::string& key, const Place& place) {
+  void read_choice(ChoiceField& choice,
+                   const Node& node,
+                   const std::string& key,
+                   const Place& place) {
     if (node.kind != Node::Kind::map) {
       select(choice, node, key, place);
       return;
     }
     for (size_t i = 0; i < node.keys.size(); ++i)
-      if (node.keys[i].text == "type" && !select(choice, node.items[i], key, node.keys[i].place)) return;
+      if (node.keys[i].text == "type" && !select(choice, node.items[i], key, node.keys[i].place))
+        return;
     Fields options;
     choice.fields(options);
     apply_map(node, options, key, &choice);
@@ -499,11 +536,13 @@ class Loader {
       } else if (auto* choice = std::get_if<ChoiceField>(&field.value)) {
         choice->fields(inner);
         check_required(inner, key);
-      } else if (auto** text = std::get_if<std::string*>(&field.value); text && field.required && (*text)->empty()) {
+      } else if (auto** text = std::get_if<std::string*>(&field.value);
+                 text && field.required && (*text)->empty()) {
         const auto at = places_.find(places_.contains(key) ? key : prefix);
-        report_.error(at == places_.end() ? Place{file_} : at->second,
-                      "'" + key + "' must be set: " + field.help,
-                      "e.g. --set " + key + "=" + (field.key == "path" ? "pictures" : "numbers.txt"));
+        report_.error(
+            at == places_.end() ? Place{file_} : at->second,
+            "'" + key + "' must be set: " + field.help,
+            "e.g. --set " + key + "=" + (field.key == "path" ? "pictures" : "numbers.txt"));
       }
     }
   }
@@ -513,7 +552,8 @@ class Loader {
       const auto at = places_.find(finding.key);
       const bool known = at != places_.end();
       const Place place = known ? at->second : Place{file_};
-      const std::string message = "'" + finding.key + "'" + (known ? ": " : " (default): ") + finding.message;
+      const std::string message =
+          "'" + finding.key + "'" + (known ? ": " : " (default): ") + finding.message;
       if (finding.error)
         report_.error(place, message);
       else

@@ -26,30 +26,33 @@ class ConfigError : public Error {
 
 struct LoadedConfig {
   Config config;
-  std::vector<std::string> warnings;  // each laid out like an error: "config.yaml:3:5: warning: ..."
+  std::vector<std::string>
+      warnings;  // each laid out like an error: "config.yaml:3:5: warning: ..."
   /// Where a full key's value came from: "config.yaml:12", "--set[1]" or "default".
   std::function<std::string(const std::string&)> origin;
 };
 
-/// Reads a config (YAML 1.2 core without anchors, aliases, tags, merge keys, duplicate keys; at most 1 MiB,
-/// depth 64, 10,000 nodes, UTF-8), applies the overrides in order and checks it. All errors at once (20 are
-/// shown), each with file:line:column, source line and remedy, in one ConfigError.
-/// A relative path in the file is relative to `base_folder` (load_config: the file's folder), one in an
-/// override to the current folder; the loaded config holds absolute paths.
+/// Reads a config (YAML 1.2 core without anchors, aliases, tags, merge keys, duplicate keys; at
+/// most 1 MiB, depth 64, 10,000 nodes, UTF-8), applies the overrides in order and checks it. All
+/// errors at once (20 are shown), each with file:line:column, source line and remedy, in one
+/// ConfigError. A relative path in the file is relative to `base_folder` (load_config: the file's
+/// folder), one in an override to the current folder; the loaded config holds absolute paths.
 LoadedConfig load_config(const std::filesystem::path& file, const std::vector<Override>& overrides);
 LoadedConfig load_config_text(std::string_view text,
                               const std::string& name,
                               const std::filesystem::path& base_folder,
                               const std::vector<Override>& overrides);
 
-/// The whole config as YAML; reading it gives an equal config. With `comments`, each key's help and (when
-/// `origin` is given) where it came from.
+/// The whole config as YAML; reading it gives an equal config. With `comments`, each key's help and
+/// (when `origin` is given) where it came from.
 std::string write_config(const Config& config,
                          bool comments,
                          const std::function<std::string(const std::string&)>& origin = nullptr);
 
-/// The keys whose values differ, as "diffusion.target: epsilon -> velocity". `affects_result_only` leaves
-/// out the fields that may change on resume.
-std::vector<std::string> config_differences(const Config& a, const Config& b, bool affects_result_only);
+/// The keys whose values differ, as "diffusion.target: epsilon -> velocity". `affects_result_only`
+/// leaves out the fields that may change on resume.
+std::vector<std::string> config_differences(const Config& a,
+                                            const Config& b,
+                                            bool affects_result_only);
 
 }  // namespace diffuse

@@ -33,26 +33,36 @@ void DataOptions::fields(Fields& f) {
             {ResizeFilter::lanczos, "lanczos"}},
            "filter for making a picture smaller or larger")
       .also_called({"interpolation", "resample", "filter"});
-  f.one_of(crop,
-           "crop",
-           {{Crop::center, "center"}, {Crop::random, "random"}, {Crop::none, "none"}},
-           "part of a picture of another shape: the middle, a random window, or all of it, stretched")
+  f.one_of(
+       crop,
+       "crop",
+       {{Crop::center, "center"}, {Crop::random, "random"}, {Crop::none, "none"}},
+       "part of a picture of another shape: the middle, a random window, or all of it, stretched")
       .also_called({"center_crop", "random_crop"});
   f(flip, "flip", "mirror each picture left to right half of the time")
-      .also_called({"random_flip", "horizontal_flip", "hflip", "augment_horizontal_flip", "mirror", "fliplr"});
-  f(exif_orientation, "exif_orientation", "turn pictures the way viewers show them").also_called({"exif"});
-  f.one_of(alpha,
-           "alpha",
-           {{AlphaPolicy::white, "white"},
-            {AlphaPolicy::black, "black"},
-            {AlphaPolicy::drop, "drop"},
-            {AlphaPolicy::error, "error"}},
-           "transparent pictures: blend on white or black, drop the channel, or treat as a bad file");
+      .also_called({"random_flip",
+                    "horizontal_flip",
+                    "hflip",
+                    "augment_horizontal_flip",
+                    "mirror",
+                    "fliplr"});
+  f(exif_orientation, "exif_orientation", "turn pictures the way viewers show them")
+      .also_called({"exif"});
+  f.one_of(
+      alpha,
+      "alpha",
+      {{AlphaPolicy::white, "white"},
+       {AlphaPolicy::black, "black"},
+       {AlphaPolicy::drop, "drop"},
+       {AlphaPolicy::error, "error"}},
+      "transparent pictures: blend on white or black, drop the channel, or treat as a bad file");
   f.one_of(on_bad_image,
            "on_bad_image",
            {{BadImage::skip, "skip"}, {BadImage::fail, "fail"}},
            "a file that cannot be used: leave it out and list it, or stop");
-  f(max_bad_fraction, "max_bad_fraction", "stop when a larger share of the files is bad").at_least(0).at_most(1);
+  f(max_bad_fraction, "max_bad_fraction", "stop when a larger share of the files is bad")
+      .at_least(0)
+      .at_most(1);
   f(max_pixels, "max_pixels", "larger pictures are refused before they are decoded")
       .at_least(1)
       .at_most(1 << 30);
@@ -62,12 +72,15 @@ void DataOptions::fields(Fields& f) {
       .at_most(1024)
       .free_on_resume()
       .also_called({"num_workers", "dataloader_num_workers", "loader_workers"});
-  f.one_of(cache,
-           "cache",
-           {{CachePolicy::automatic, "auto"}, {CachePolicy::ram, "ram"}, {CachePolicy::none, "none"}},
-           "keep decoded pictures in memory; auto: when they fit cache_mb")
+  f.one_of(
+       cache,
+       "cache",
+       {{CachePolicy::automatic, "auto"}, {CachePolicy::ram, "ram"}, {CachePolicy::none, "none"}},
+       "keep decoded pictures in memory; auto: when they fit cache_mb")
       .free_on_resume();
-  f(cache_mb, "cache_mb", "MiB of decoded pictures that cache: auto may take").at_least(0).free_on_resume();
+  f(cache_mb, "cache_mb", "MiB of decoded pictures that cache: auto may take")
+      .at_least(0)
+      .free_on_resume();
   f(queue_batches, "queue_batches", "batches prepared ahead")
       .at_least(1)
       .at_most(1024)

@@ -34,8 +34,8 @@ struct DataOptions {
   int64_t max_file_bytes = 67'108'864;
   std::optional<int64_t> workers;  // none: one per core, at most 8
   CachePolicy cache = CachePolicy::automatic;
-  int64_t cache_mb = 2048;         // `auto` caches in memory when the decoded set is at most this
-  int64_t queue_batches = 4;       // batches prepared ahead
+  int64_t cache_mb = 2048;    // `auto` caches in memory when the decoded set is at most this
+  int64_t queue_batches = 4;  // batches prepared ahead
   void fields(Fields& f);
 
   int64_t height() const { return size.front(); }

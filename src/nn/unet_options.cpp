@@ -21,7 +21,9 @@ void UNetOptions::fields(Fields& f) {
       .at_least(1)
       .at_most(4096)
       .also_called({"model_channels", "num_channels", "dim", "ch", "width"});
-  f(channel_mult, "channel_mult", "channels of each level / base_channels, finest first; each further level halves the picture")
+  f(channel_mult,
+    "channel_mult",
+    "channels of each level / base_channels, finest first; each further level halves the picture")
       .at_least(1)
       .at_most(64)
       .items(1, 8)
@@ -30,7 +32,9 @@ void UNetOptions::fields(Fields& f) {
       .at_least(1)
       .at_most(64)
       .also_called({"num_res_blocks", "layers_per_block", "num_blocks"});
-  f(attention_at, "attention_at", "heights of the feature maps whose levels get attention; [] for none")
+  f(attention_at,
+    "attention_at",
+    "heights of the feature maps whose levels get attention; [] for none")
       .at_least(1)
       .items(0, 8)
       .or_scalar()
@@ -46,10 +50,14 @@ void UNetOptions::fields(Fields& f) {
       .at_most(4096)
       .also_called({"norm_num_groups", "resnet_groups", "resnet_block_groups"});
   f(norm_eps, "norm_eps", "epsilon of GroupNorm").above(0).at_most(1).also_called({"resnet_eps"});
-  f(dropout, "dropout", "dropout in the residual blocks").at_least(0).below(1).also_called({"drop", "dropout_rate"});
+  f(dropout, "dropout", "dropout in the residual blocks")
+      .at_least(0)
+      .below(1)
+      .also_called({"drop", "dropout_rate"});
   const std::vector<std::pair<Resample, std::string>> resample{{Resample::conv, "conv"},
-                                                              {Resample::resnet, "resnet"}};
-  f.one_of(downsample, "downsample", resample, "halve by a strided convolution, or by a residual block")
+                                                               {Resample::resnet, "resnet"}};
+  f.one_of(
+       downsample, "downsample", resample, "halve by a strided convolution, or by a residual block")
       .also_called({"downsample_type", "down_block_types"});
   f.one_of(upsample, "upsample", resample, "double by a convolution, or by a residual block")
       .also_called({"upsample_type", "up_block_types"});
@@ -60,7 +68,9 @@ void UNetOptions::fields(Fields& f) {
       .also_called({"resnet_time_scale_shift", "use_scale_shift_norm", "time_embedding_type"});
   f(flip_sin_to_cos, "flip_sin_to_cos", "time embedding in the order cos, sin");
   f(freq_shift, "freq_shift", "shift of the time embedding's frequencies").at_least(0).at_most(1);
-  f(downsample_padding, "downsample_padding", "1: on all sides; 0: right and bottom only, as DDPM does")
+  f(downsample_padding,
+    "downsample_padding",
+    "1: on all sides; 0: right and bottom only, as DDPM does")
       .at_least(0)
       .at_most(1);
   f(class_conditional, "class_conditional", "learn one embedding for each class folder")
@@ -72,9 +82,12 @@ int64_t UNetOptions::size_divisor() const {
   return int64_t{1} << std::min<size_t>(channel_mult.size() - 1, 62);
 }
 
-std::vector<std::string> UNetOptions::problems(int64_t image_channels, int64_t height, int64_t width) const {
+std::vector<std::string> UNetOptions::problems(int64_t image_channels,
+                                               int64_t height,
+                                               int64_t width) const {
   std::vector<std::string> out;
-  if (channel_mult.empty()) return {"model.channel_mult is empty: the network needs at least one level"};
+  if (channel_mult.empty())
+    return {"model.channel_mult is empty: the network needs at least one level"};
   if (image_channels < 1) out.push_back("data.channels must be at least 1");
 
   const int64_t divisor = size_divisor();
@@ -85,14 +98,14 @@ std::vector<std::string> UNetOptions::problems(int64_t image_channels, int64_t h
       sizes += (sizes.empty() ? "width " : ", width ") + nearest_multiples(width, divisor);
     if (width == height && height % divisor != 0) sizes = nearest_multiples(height, divisor);
     out.push_back("pictures of " + text(height) + " x " + text(width) + " cannot be halved " +
-                  text(static_cast<int64_t>(channel_mult.size()) - 1) +
-                  " times, as the " + text(static_cast<int64_t>(channel_mult.size())) +
-                  " levels of model.channel_mult need: the size must be a multiple of " + text(divisor) +
-                  "; nearest: " + sizes);
+                  text(static_cast<int64_t>(channel_mult.size()) - 1) + " times, as the " +
+                  text(static_cast<int64_t>(channel_mult.size())) +
+                  " levels of model.channel_mult need: the size must be a multiple of " +
+                  text(divisor) + "; nearest: " + sizes);
   }
   if (base_channels % 2 != 0)
-    out.push_back("model.base_channels must be even for the time embedding, got " + text(base_channels) +
-                  "; nearest: " + nearest_multiples(base_channels, 2));
+    out.push_back("model.base_channels must be even for the time embedding, got " +
+                  text(base_channels) + "; nearest: " + nearest_multiples(base_channels, 2));
 
   std::vector<int64_t> widths{base_channels};
   for (const int64_t m : channel_mult)
@@ -100,8 +113,8 @@ std::vector<std::string> UNetOptions::problems(int64_t image_channels, int64_t h
       widths.push_back(base_channels * m);
   for (const int64_t w : widths) {
     if (w % norm_groups == 0) continue;
-    out.push_back("a level has " + text(w) + " channels, which model.norm_groups " + text(norm_groups) +
-                  " does not divide; use a model.base_channels of " +
+    out.push_back("a level has " + text(w) + " channels, which model.norm_groups " +
+                  text(norm_groups) + " does not divide; use a model.base_channels of " +
                   nearest_multiples(base_channels, norm_groups) + ", or other norm_groups");
     break;
   }
@@ -109,8 +122,9 @@ std::vector<std::string> UNetOptions::problems(int64_t image_channels, int64_t h
   const auto check_heads = [&](size_t level, const std::string& where) {
     const int64_t w = base_channels * channel_mult[level];
     if (w % head_channels == 0) return true;
-    out.push_back("attention " + where + " has " + text(w) + " channels, which model.head_channels " +
-                  text(head_channels) + " does not divide; use a divisor of " + text(w));
+    out.push_back("attention " + where + " has " + text(w) +
+                  " channels, which model.head_channels " + text(head_channels) +
+                  " does not divide; use a divisor of " + text(w));
     return false;
   };
   for (size_t level = 0; level < channel_mult.size(); ++level) {

@@ -12,14 +12,14 @@ namespace diffuse {
 enum class Resample { conv, resnet };
 enum class TimeScaleShift { add, scale_shift };
 
-/// The time-conditioned U-Net: config section `model`. With the default options it computes what diffusers'
-/// UNet2DModel computes for the same weights.
+/// The time-conditioned U-Net: config section `model`. With the default options it computes what
+/// diffusers' UNet2DModel computes for the same weights.
 struct UNetOptions {
   int64_t base_channels = 64;
   std::vector<int64_t> channel_mult{1, 2, 2};  // width of each level / base_channels, finest first
   int64_t blocks_per_level = 2;
   std::vector<int64_t> attention_at{16};  // heights of the feature map whose levels get attention
-  int64_t head_channels = 8;                    // channels of one attention head
+  int64_t head_channels = 8;              // channels of one attention head
   bool mid_attention = true;
   int64_t norm_groups = 32;
   double norm_eps = 1e-5;
@@ -37,8 +37,9 @@ struct UNetOptions {
   /// Height and width must be multiples of this: each level but the first halves the picture.
   int64_t size_divisor() const;
 
-  /// Reasons why the network cannot be built for `image_channels` x height x width; empty when it can. Each
-  /// names the sizes or numbers that work; a size that cannot be halved often enough comes first.
+  /// Reasons why the network cannot be built for `image_channels` x height x width; empty when it
+  /// can. Each names the sizes or numbers that work; a size that cannot be halved often enough
+  /// comes first.
   std::vector<std::string> problems(int64_t image_channels, int64_t height, int64_t width) const;
 };
 

@@ -13,7 +13,10 @@ void OptimOptions::fields(Fields& f) {
       .below(1)
       .items(2, 2)
       .also_called({"adam_betas", "beta"});
-  f(eps, "eps", "AdamW's epsilon").above(0).at_most(1).also_called({"adam_epsilon", "epsilon", "adam_eps"});
+  f(eps, "eps", "AdamW's epsilon")
+      .above(0)
+      .at_most(1)
+      .also_called({"adam_epsilon", "epsilon", "adam_eps"});
   f(weight_decay, "weight_decay", "decoupled weight decay")
       .at_least(0)
       .at_most(10)
@@ -21,7 +24,8 @@ void OptimOptions::fields(Fields& f) {
   f(decay_norms_and_biases, "decay_norms_and_biases", "weight decay on norms and biases, too");
   f(grad_clip, "grad_clip", "largest norm of the gradient; 0: off")
       .at_least(0)
-      .also_called({"max_grad_norm", "clip_grad_norm", "gradient_clip_val", "clip_grad", "grad_norm"});
+      .also_called(
+          {"max_grad_norm", "clip_grad_norm", "gradient_clip_val", "clip_grad", "grad_norm"});
   f(warmup_steps, "warmup_steps", "steps in which the learning rate grows from 0")
       .at_least(0)
       .also_called({"warmup", "lr_warmup_steps", "num_warmup_steps", "warm_up"});
@@ -32,14 +36,17 @@ void OptimOptions::fields(Fields& f) {
       .also_called({"lr_scheduler", "lr_schedule", "lr_scheduler_type", "scheduler", "lr_decay"});
   f(max_skips_in_row,
     "max_skips_in_row",
-    "stop when so many updates in a row were skipped for a loss or gradient that is not finite; 0: never")
+    "stop when so many updates in a row were skipped for a loss or gradient that is not finite; 0: "
+    "never")
       .at_least(0)
       .free_on_resume();
   f(ema_decay, "ema_decay", "decay of the averaged weights (EMA)")
       .at_least(0)
       .below(1)
       .also_called({"ema", "ema_rate", "ema_max_decay", "ema_beta"});
-  f(ema_power, "ema_power", "warm-up of the EMA: decay at update n is at most 1 - n^-power; 0: none")
+  f(ema_power,
+    "ema_power",
+    "warm-up of the EMA: decay at update n is at most 1 - n^-power; 0: none")
       .at_least(0)
       .at_most(10);
 }
@@ -48,29 +55,41 @@ void TrainOptions::fields(Fields& f) {
   f(steps, "steps", "optimizer steps of the whole run")
       .at_least(1)
       .free_on_resume()
-      .also_called({"max_steps", "max_train_steps", "num_steps", "iterations", "iters", "max_iters", "total_steps",
+      .also_called({"max_steps",
+                    "max_train_steps",
+                    "num_steps",
+                    "iterations",
+                    "iters",
+                    "max_iters",
+                    "total_steps",
                     "train_num_steps"});
   f(batch, "batch", "pictures of one optimizer step, over all micro-batches")
       .at_least(1)
       .at_most(1 << 20)
       .also_called({"batch_size", "train_batch_size", "global_batch_size", "bs"});
-  f(micro_batch, "micro_batch", "pictures that go through the network at once; auto: the whole batch")
+  f(micro_batch,
+    "micro_batch",
+    "pictures that go through the network at once; auto: the whole batch")
       .at_least(1)
       .free_on_resume()
-      .also_called({"microbatch", "micro_batch_size", "gradient_accumulation_steps", "device_batch_size"});
+      .also_called(
+          {"microbatch", "micro_batch_size", "gradient_accumulation_steps", "device_batch_size"});
   f.one_of(precision,
            "precision",
            {{Precision::fp32, "fp32"}, {Precision::tf32, "tf32"}, {Precision::bf16, "bf16"}},
            "arithmetic of the network; weights and optimizer stay float32")
       .also_called({"mixed_precision", "dtype", "amp"});
-  f(device, "device", "auto | cpu | cuda | cuda:N").free_on_resume().also_called({"accelerator", "gpu"});
+  f(device, "device", "auto | cpu | cuda | cuda:N")
+      .free_on_resume()
+      .also_called({"accelerator", "gpu"});
 }
 
 void CheckpointOptions::fields(Fields& f) {
   f(every_steps, "every_steps", "steps between checkpoints; 0: by time only")
       .at_least(0)
       .free_on_resume()
-      .also_called({"checkpointing_steps", "save_every", "save_interval", "save_steps", "save_freq"});
+      .also_called(
+          {"checkpointing_steps", "save_every", "save_interval", "save_steps", "save_freq"});
   f(every_minutes, "every_minutes", "minutes between checkpoints; 0: by steps only")
       .at_least(0)
       .free_on_resume();
@@ -78,10 +97,14 @@ void CheckpointOptions::fields(Fields& f) {
       .at_least(1)
       .free_on_resume()
       .also_called({"checkpoints_total_limit", "save_total_limit", "keep"});
-  f(keep_every_steps, "keep_every_steps", "checkpoints at multiples of this are kept for good; 0: none")
+  f(keep_every_steps,
+    "keep_every_steps",
+    "checkpoints at multiples of this are kept for good; 0: none")
       .at_least(0)
       .free_on_resume();
-  f(verify_after_write, "verify_after_write", "read each checkpoint back before older ones are removed")
+  f(verify_after_write,
+    "verify_after_write",
+    "read each checkpoint back before older ones are removed")
       .free_on_resume();
 }
 
@@ -104,7 +127,9 @@ void RunOptions::fields(Fields& f) {
   f(seed, "seed", "seed of everything random in training")
       .at_least(0)
       .also_called({"random_seed", "manual_seed"});
-  f(notes, "notes", "free text, kept with the run").free_on_resume().also_called({"description", "comment"});
+  f(notes, "notes", "free text, kept with the run")
+      .free_on_resume()
+      .also_called({"description", "comment"});
 }
 
 }  // namespace diffuse

@@ -32,10 +32,10 @@ struct OptimOptions {
 /// Config section `train`.
 struct TrainOptions {
   int64_t steps = 100'000;
-  int64_t batch = 128;                  // the global batch
-  std::optional<int64_t> micro_batch;   // none: the whole batch at once
+  int64_t batch = 128;                 // the global batch
+  std::optional<int64_t> micro_batch;  // none: the whole batch at once
   Precision precision = Precision::fp32;
-  std::string device = "auto";          // auto | cpu | cuda | cuda:N
+  std::string device = "auto";  // auto | cpu | cuda | cuda:N
   void fields(Fields& f);
 };
 

@@ -70,8 +70,7 @@ bool train(TrainState& state,
     at::Tensor loss, loss_raw;  // 0-dim, of the global batch
     for (int64_t first = 0; first < setup.batch; first += setup.micro_batch) {
       const int64_t n = std::min(setup.micro_batch, setup.batch - first);
-      const Rows rows =
-          draw_rows(setup, batch, times, first, n, device);
+      const Rows rows = draw_rows(setup, batch, times, first, n, device);
       // Ho et al. 2020, algorithm 1: x0 ~ q, t, eps ~ N(0, I), gradient step on |F* - F(z_t, t)|^2.
       const at::Tensor z = setup.objective.noise(rows.x0, rows.eps, rows.t);
       const DropoutKey dropout{setup.seed, step, first};
