@@ -1,0 +1,353 @@
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "app/run.h"
+
+namespace diffuse::test {
+namespace {
+
+using Json = nlohmann::json;
+
+const std::string kDigits = DIFFUSE_SOURCE_DIR "/configs/digits.yaml";
+
+/// A command line that is wrong: one line on stderr, nothing on stdout, exit 2.
+void expect_usage(const std::vector<std::string>& arguments, const std::string& message) {
+  const Outcome outcome = diffuse(arguments);
+  EXPECT_EQ(outcome.exit, 2) << outcome.err;
+  EXPECT_EQ(outcome.err, message + "\n");
+  EXPECT_EQ(outcome.out, "");
+}
+
+TEST(CommandLine, Mistakes) {
+  expect_usage({"trian"}, "error: unknown command 'trian'; did you mean 'train'?; see diffuse --help");
+  expect_usage({"train"}, "error: CONFIG is required; see diffuse train --help");
+  expect_usage({"train", "c.yaml", "--devise", "cpu"},
+               "error: unknown option '--devise'; did you mean '--device'?; see diffuse train --help");
+  expect_usage({"train", "c.yaml", "--devise=cpu"},
+               "error: unknown option '--devise'; did you mean '--device'?; see diffuse train --help");
+  expect_usage({"train", "c.yaml", "--thread", "1"},
+               "error: unknown option '--thread'; did you mean '--threads'?; see diffuse train --help");
+  expect_usage({"train", "a.yaml", "b.yaml"}, "error: unexpected argument 'b.yaml'; see diffuse train --help");
+  expect_usage({"config", "shema"}, "error: unknown command 'shema'; did you mean 'schema'?; see diffuse config --help");
+  expect_usage({"config"}, "error: config needs one of: schema, defaults, keys, resolve; see diffuse config --help");
+  expect_usage({"sample", "x", "-n", "0"},
+               "error: --count: must be an integer of at least 1, got '0'; see diffuse sample --help");
+  expect_usage({"sample", "x", "-n", "many"},
+               "error: --count: must be an integer of at least 1, got 'many'; see diffuse sample --help");
+  expect_usage({"sample", "x", "--weights", "emma"},
+               "error: --weights: must be one of ema, raw, got 'emma'; did you mean 'ema'?; see diffuse sample --help");
+  expect_usage({"sample", "x", "--variance", "fixed"},
+               "error: --variance: must be one of fixed_small, fixed_large, got 'fixed'; see diffuse sample --help");
+  expect_usage({"sample", "x", "--grid", "8"},
+               "error: --grid must be ROWSxCOLUMNS like 8x8, each 1 to 1000, got '8'");
+  expect_usage({"sample", "x", "--grid", "2x2", "-n", "5"}, "error: --grid 2x2 has 4 cells, too few for --count 5");
+  expect_usage({"sample", "x", "--clip", "--no-clip"}, "error: --clip and --no-clip exclude each other");
+  expect_usage({"train", kDigits, "--stop-after", "soon"},
+               "error: --stop-after must be a duration like 3h50m, 90m or 2d, got 'soon'");
+  expect_usage({"train", kDigits, "--stop-after", "50m3h"},
+               "error: --stop-after must be a duration like 3h50m, 90m or 2d, got '50m3h'");
+  expect_usage({"train", kDigits, "--allow-change", "optim.learn"},
+               "error: --allow-change: unknown key 'optim.learn'; diffuse config keys lists them");
+  expect_usage({"train", kDigits, "--allow-change", "optim.lrr"},
+               "error: --allow-change: unknown key 'optim.lrr'; did you mean 'optim.lr'?");
+  expect_usage({"--color", "sometimes", "config", "keys"},
+               "error: --color: must be one of auto, always, never, got 'sometimes'; see diffuse config keys --help");
+  expect_usage({"completion", "tcsh"},
+               "error: SHELL: must be one of bash, zsh, fish, got 'tcsh'; see diffuse completion --help");
+}
+
+TEST(CommandLine, NothingToDoShowsTheHelp) {
+  const Outcome outcome = diffuse({});
+  EXPECT_EQ(outcome.exit, 2);
+  EXPECT_EQ(outcome.out, "");
+  EXPECT_EQ(outcome.err, diffuse({"--help"}).out);
+}
+
+TEST(CommandLine, MistakesOfTheEnvironmentAreNamed) {
+  const Outcome outcome = diffuse({"config", "keys"}, {{"DIFFUSE_PROGRESS", "line"}});
+  EXPECT_EQ(outcome.exit, 2);
+  EXPECT_EQ(outcome.err,
+            "error: --progress: must be one of auto, bar, plain, none, got 'line' (from the environment: "
+            "DIFFUSE_PROGRESS); see diffuse config keys --help\n");
+  EXPECT_EQ(diffuse({"config", "keys", "--progress", "bar"}, {{"DIFFUSE_PROGRESS", "line"}}).exit, 0);
+}
+
+TEST(CommandLine, GlobalOptionsBeforeAndAfterTheCommand) {
+  const std::vector<std::string> missing{"check", "/nonexistent.yaml"};
+  const std::string message = "error: cannot read /nonexistent.yaml: No such file or directory\n";
+  EXPECT_EQ(diffuse(missing).err, message);
+  EXPECT_EQ(diffuse({"--log-level", "off", "check", "/nonexistent.yaml"}).err, "");
+  EXPECT_EQ(diffuse({"check", "/nonexistent.yaml", "--log-level=off"}).err, "");
+  EXPECT_EQ(diffuse(missing, {{"DIFFUSE_LOG_LEVEL", "off"}}).err, "");
+  EXPECT_EQ(diffuse({"-q", "check", "/nonexistent.yaml"}).err, message);
+}
+
+TEST(CommandLine, Colour) {
+  const auto colored = [](const std::vector<std::string>& more, const std::map<std::string, std::string>& environment) {
+    std::vector<std::string> words{"check", "/nonexistent.yaml"};
+    words.insert(words.end(), more.begin(), more.end());
+    return diffuse(words, environment).err.find('\x1b') != std::string::npos;
+  };
+  EXPECT_FALSE(colored({}, {{"TERM", "xterm"}}));  // not a terminal
+  EXPECT_TRUE(colored({"--color", "always"}, {}));
+  EXPECT_TRUE(colored({}, {{"DIFFUSE_COLOR", "always"}}));
+  EXPECT_TRUE(colored({"--color", "always"}, {{"NO_COLOR", "1"}}));
+  EXPECT_FALSE(colored({"--color", "never"}, {{"DIFFUSE_COLOR", "always"}}));
+}
+
+TEST(CommandLine, Version) {
+  const Outcome text = diffuse({"--version"});
+  EXPECT_EQ(text.exit, 0);
+  EXPECT_TRUE(text.out.starts_with("diffuse 0.")) << text.out;
+  EXPECT_NE(text.out.find("\n  LibTorch 2.11"), std::string::npos) << text.out;
+  EXPECT_EQ(text.err, "");
+  const Outcome json = diffuse({"--version", "--json"});
+  EXPECT_EQ(json.exit, 0);
+  const Json parsed = Json::parse(json.out);
+  EXPECT_TRUE(parsed["diffuse"].is_string());
+  for (const auto& [name, version] : parsed["built against"].items())
+    EXPECT_FALSE(version.get<std::string>().empty()) << name;
+}
+
+// A deliberate change of the command line edits the golden file.
+TEST(CommandLine, Help) {
+  const std::vector<std::string> commands[] = {{},
+                                               {"train"},
+                                               {"sample"},
+                                               {"check"},
+                                               {"inspect"},
+                                               {"config"},
+                                               {"config", "schema"},
+                                               {"config", "defaults"},
+                                               {"config", "keys"},
+                                               {"config", "resolve"},
+                                               {"init"},
+                                               {"completion"}};
+  for (std::vector<std::string> words : commands) {
+    std::string name = "diffuse";
+    for (const std::string& word : words) name += "-" + word;
+    words.push_back("--help");
+    const Outcome outcome = diffuse(words);
+    EXPECT_EQ(outcome.exit, 0);
+    EXPECT_EQ(outcome.err, "");
+    EXPECT_EQ(outcome.out, read_text(DIFFUSE_SOURCE_DIR "/tests/app/golden/" + name + ".txt")) << name;
+    words.back() = "-h";
+    EXPECT_EQ(diffuse(words).out, outcome.out);
+    for (size_t begin = 0; begin < outcome.out.size();) {  // fits a terminal of 100 columns
+      const size_t end = outcome.out.find('\n', begin);
+      EXPECT_LE(end - begin, 100u) << outcome.out.substr(begin, end - begin);
+      begin = end + 1;
+    }
+  }
+}
+
+TEST(CommandLine, LibTorchIsNotLoaded) {
+  const TempFolder folder;
+  const std::vector<std::string> commands[] = {{"--help"},
+                                               {"train", "--help"},
+                                               {"--version"},
+                                               {"check", kDigits, "--data", "none"},
+                                               {"inspect", DIFFUSE_SOURCE_DIR "/data/digits"},
+                                               {"config", "resolve", kDigits},
+                                               {"completion", "bash"},
+                                               {"init", folder / "new"}};
+  for (const std::vector<std::string>& command : commands) {
+    // The dynamic linker names every library that it looks for.
+    const Outcome outcome = diffuse(command, {{"LD_DEBUG", "libs"}});
+    EXPECT_EQ(outcome.exit, 0) << command[0] << outcome.err;
+    EXPECT_NE(outcome.err.find("libdiffuse_base"), std::string::npos) << command[0];
+    for (const char* library : {"libtorch", "libc10", "libdiffuse_core", "libcuda"})
+      EXPECT_EQ(outcome.err.find(library), std::string::npos) << command[0] << " loads " << library;
+  }
+}
+
+TEST(CommandLine, ResultsThatCannotBeWritten) {
+  const std::string program = DIFFUSE_BINARY_DIR "/diffuse";
+  const Outcome full = run_program({program, "config", "schema"}, {}, ".", "/dev/full");
+  EXPECT_EQ(full.exit, 9);
+  EXPECT_EQ(full.err, "error: cannot write to stdout: No space left on device\n");
+  // A reader that stops early is no error, and no signal ends the program.
+  const Outcome head =
+      run_program({"bash", "-o", "pipefail", "-c", program + " config keys | head -c 1; exit ${PIPESTATUS[0]}"});
+  EXPECT_EQ(head.exit, 0) << head.err;
+  EXPECT_EQ(head.err, "");
+}
+
+TEST(Train, RefusesABadConfigBeforeAnythingElse) {
+  const TempFolder folder;
+  write_text(folder / "c.yaml", "data: {path: x}\noptm: {}\n");
+  const Outcome outcome = diffuse({"train", "c.yaml", "--run-dir", "run", "--steps", "abc", "--name", "a: b"}, {}, folder.path());
+  EXPECT_EQ(outcome.exit, 3);
+  EXPECT_EQ(outcome.err,
+            "c.yaml:2:1: error: unknown key 'optm'\n"
+            "    2 | optm: {}\n"
+            "      | ^~~~ did you mean 'optim'?\n"
+            "--steps:13: error: 'train.steps' must be an integer, got 'abc'\n"
+            "  train.steps=abc\n"
+            "              ^~~\n"
+            "2 errors. Nothing was started.\n");
+  EXPECT_FALSE(std::filesystem::exists(folder / "run"));
+}
+
+TEST(Config, DefaultsReadBackAndResolveNamesOrigins) {
+  const TempFolder folder;
+  const Outcome defaults = diffuse({"config", "defaults"});
+  EXPECT_EQ(defaults.exit, 0);
+  write_text(folder / "c.yaml", defaults.out);
+  EXPECT_EQ(diffuse({"config", "resolve", folder / "c.yaml"}).exit, 3);  // data.path has no default
+  const Outcome resolved = diffuse({"config", "resolve", folder / "c.yaml", "--set", "data.path=/p", "-s", "optim.lr=1e-3"});
+  EXPECT_EQ(resolved.exit, 0) << resolved.err;
+  EXPECT_NE(resolved.out.find("\n  lr: 0.001  # --set[2]\n"), std::string::npos);
+  EXPECT_NE(resolved.out.find("\n  path: /p  # --set[1]\n"), std::string::npos);
+  EXPECT_EQ(diffuse({"config", "keys"}).out.find('\x1b'), std::string::npos);
+  EXPECT_EQ(Json::parse(diffuse({"config", "schema"}).out)["type"], "object");
+}
+
+TEST(Check, ReportsConfigAndData) {
+  const Outcome ok = diffuse({"check", kDigits, "--data", "full", "--progress", "none"});
+  EXPECT_EQ(ok.exit, 0) << ok.err;
+  EXPECT_EQ(ok.out,
+            "config  " + kDigits + ": ok\n"
+            "model   8 x 8 x 1, epsilon on cosine 1000, weighting simple\n"
+            "data    " DIFFUSE_SOURCE_DIR "/data/digits: 1797 pictures, 10 classes\n");
+  const Json json = Json::parse(diffuse({"check", kDigits, "--json"}).out);
+  EXPECT_EQ(json["ok"], true);
+  EXPECT_EQ(json["data"]["pictures"], 1797);
+  EXPECT_EQ(json["data"]["classes"].size(), 10u);
+
+  const Outcome missing = diffuse({"check", kDigits, "--set", "data.path=/nonexistent"});
+  EXPECT_EQ(missing.exit, 5);
+  EXPECT_NE(missing.err.find("/nonexistent"), std::string::npos);
+  EXPECT_EQ(diffuse({"check", kDigits, "--set", "data.path=/nonexistent", "--data", "none"}).exit, 0);
+  const Outcome bad = diffuse({"check", kDigits, "--set", "optim.lr=0", "--json"});
+  EXPECT_EQ(bad.exit, 3);
+  EXPECT_EQ(bad.err, "");
+  const Json report = Json::parse(bad.out);
+  EXPECT_EQ(report["ok"], false);
+  EXPECT_EQ(report["exit"], 3);
+  EXPECT_NE(report["error"].get<std::string>().find("'optim.lr' must be > 0"), std::string::npos);
+}
+
+TEST(Check, NamesBadPictures) {
+  const TempFolder folder;
+  const std::string digits = DIFFUSE_SOURCE_DIR "/data/digits/3";
+  int copied = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(digits)) {
+    if (entry.path().extension() != ".png" || ++copied > 20) continue;
+    std::filesystem::create_directories(folder / "pictures");
+    std::filesystem::copy(entry.path(), folder.path() / "pictures");
+  }
+  write_text(folder / "pictures/broken.png", "\x89PNG\r\n\x1a\nnot really");
+  write_text(folder / "c.yaml", "data: {path: pictures, size: 8, channels: 1, labels: none, max_bad_fraction: 0.5}\n"
+                                "model: {channel_mult: [1, 2], attention_at: [4]}\n");
+  const Outcome skipped = diffuse({"check", folder / "c.yaml"});
+  EXPECT_EQ(skipped.exit, 0) << skipped.err;
+  EXPECT_NE(skipped.out.find(": 20 pictures, skipped 1 file:\n  broken.png: "), std::string::npos) << skipped.out;
+  const Outcome fatal = diffuse({"check", folder / "c.yaml", "-s", "data.on_bad_image=fail"});
+  EXPECT_EQ(fatal.exit, 5);
+  EXPECT_NE(fatal.err.find("broken.png"), std::string::npos) << fatal.err;
+  EXPECT_EQ(diffuse({"check", folder / "c.yaml", "-s", "data.max_bad_fraction=0.01"}).exit, 5);
+}
+
+TEST(Inspect, KnowsWhatItSees) {
+  const TempFolder folder;
+  const Json data = Json::parse(diffuse({"inspect", DIFFUSE_SOURCE_DIR "/data/digits", "--json"}).out);
+  EXPECT_EQ(data["kind"], "image folder");
+  EXPECT_EQ(data["pictures"], 1797);
+  EXPECT_EQ(data["classes"]["3"], 183);
+  const auto picture = *std::filesystem::directory_iterator(DIFFUSE_SOURCE_DIR "/data/digits/3");
+  const Json png = Json::parse(diffuse({"inspect", picture.path().string(), "--json"}).out);
+  EXPECT_EQ(png["format"], "png");
+  EXPECT_EQ(png["height"], 8);
+
+  // The smallest safetensors file: a header and one value.
+  const std::string header = R"({"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})";
+  std::string file(8, '\0');
+  file[0] = static_cast<char>(header.size());
+  write_text(folder / "w.safetensors", file + header + std::string(4, '\0'));
+  const Outcome tensors = diffuse({"inspect", folder / "w.safetensors"});
+  EXPECT_EQ(tensors.exit, 0) << tensors.err;
+  EXPECT_NE(tensors.out.find("values: 1\ncontents:\n  w: F32 [1]\n"), std::string::npos) << tensors.out;
+  write_text(folder / "torn.safetensors", file + header);
+  EXPECT_EQ(diffuse({"inspect", folder / "torn.safetensors"}).exit, 6);
+
+  write_text(folder / "model.pt", "PK\x03\x04");
+  const Outcome pickle = diffuse({"inspect", folder / "model.pt"});
+  EXPECT_EQ(pickle.exit, 6);
+  EXPECT_NE(pickle.err.find("safetensors.torch.save_file(torch.load(\"model.pt\", weights_only=True)"), std::string::npos);
+  write_text(folder / "notes.txt", "hello");
+  EXPECT_EQ(diffuse({"inspect", folder / "notes.txt"}).exit, 5);
+  EXPECT_EQ(diffuse({"inspect", folder / "nothing"}).exit, 5);
+  std::filesystem::create_directories(folder / "empty");
+  EXPECT_EQ(diffuse({"inspect", folder / "empty"}).exit, 5);
+}
+
+TEST(Init, EveryPresetIsAValidConfigAndNothingIsOverwritten) {
+  for (const std::string preset : {"digits", "cifar10", "tiny"}) {
+    const TempFolder folder;
+    const Outcome made = diffuse({"init", folder / "new", "--preset", preset, "--data", "pictures"});
+    EXPECT_EQ(made.exit, 0) << made.err;
+    EXPECT_EQ(made.out, "");
+    const std::string text = read_text(folder / "new/config.yaml");
+    EXPECT_TRUE(text.starts_with("# yaml-language-server: $schema=./diffuse.schema.json\n"));
+    EXPECT_NE(text.find("\n  path: pictures\n"), std::string::npos);
+    EXPECT_EQ(read_text(folder / "new/diffuse.schema.json"), diffuse({"config", "schema"}).out);
+    const Outcome checked = diffuse({"check", folder / "new/config.yaml", "--data", "none"});
+    EXPECT_EQ(checked.exit, 0) << checked.err;
+    EXPECT_EQ(checked.err, "");
+    // The same values as the shipped file's, but for the folder of the pictures.
+    const std::string shipped = preset == "cifar10" ? "cifar10-ddpm" : preset;
+    const std::vector<std::string> same{"--set", "data.path=/p"};
+    const auto values = [&](const std::string& config) {
+      const std::string resolved = diffuse({"config", "resolve", config, "--set", "data.path=/p"}).out;
+      std::string out;
+      for (size_t begin = 0; begin < resolved.size();) {
+        const size_t end = resolved.find('\n', begin);
+        out += resolved.substr(begin, std::min(resolved.find('#', begin), end) - begin) + "\n";
+        begin = end + 1;
+      }
+      return out;
+    };
+    EXPECT_EQ(values(folder / "new/config.yaml"), values(DIFFUSE_SOURCE_DIR "/configs/" + shipped + ".yaml"));
+
+    const Outcome again = diffuse({"init", folder / "new", "--preset", preset});
+    EXPECT_EQ(again.exit, 4);
+    EXPECT_NE(again.err.find("config.yaml exists and is not overwritten"), std::string::npos);
+    EXPECT_EQ(read_text(folder / "new/config.yaml"), text);
+  }
+}
+
+/// What bash offers for the words typed so far.
+std::string completed(const std::string& words) {
+  const std::string script =
+      "source <(" DIFFUSE_BINARY_DIR "/diffuse completion bash); compopt() { :; }; COMP_WORDS=(" + words +
+      "); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _diffuse; echo \"${COMPREPLY[*]}\"";
+  const Outcome outcome = run_program({"bash", "-c", script}, {}, "/");
+  EXPECT_EQ(outcome.err, "");
+  return outcome.out;
+}
+
+TEST(Completion, ScriptsParseAndComplete) {
+  const TempFolder folder;
+  for (const std::string shell : {"bash", "zsh", "fish"}) {
+    const Outcome script = diffuse({"completion", shell});
+    EXPECT_EQ(script.exit, 0);
+    write_text(folder / shell, script.out);
+    const Outcome parsed = run_program({shell, "-n", folder / shell});
+    if (shell != "bash" && parsed.exit == -1) continue;  // that shell is not installed
+    EXPECT_EQ(parsed.exit, 0) << shell << ": " << parsed.err;
+    EXPECT_NE(script.out.find("diffusion.schedule.s="), std::string::npos);
+  }
+  EXPECT_EQ(completed("diffuse tr"), "train\n");
+  EXPECT_EQ(completed("diffuse train --dev"), "--device\n");
+  EXPECT_EQ(completed("diffuse train c.yaml --set optim.l"), "optim.lr=\n");
+  EXPECT_EQ(completed("diffuse config sc"), "schema\n");
+  EXPECT_EQ(completed("diffuse completion z"), "zsh\n");
+  EXPECT_EQ(completed("diffuse sample x --weights r"), "raw\n");
+  EXPECT_EQ(completed("diffuse train --progress pl"), "plain\n");
+}
+
+}  // namespace
+}  // namespace diffuse::test

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+// Runs the built program as a user does.
+
+namespace diffuse::test {
+
+class TempFolder {
+ public:
+  TempFolder()
+      : path_(std::filesystem::temp_directory_path() / ("diffuse-app-" + std::to_string(std::random_device()()))) {
+    std::filesystem::create_directories(path_);
+  }
+  ~TempFolder() { std::filesystem::remove_all(path_); }
+  TempFolder(const TempFolder&) = delete;
+  TempFolder& operator=(const TempFolder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+struct Outcome {
+  int exit = -1;
+  std::string out, err;
+};
+
+inline std::string read_text(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+inline void write_text(const std::filesystem::path& path, const std::string& text) {
+  std::filesystem::create_directories(path.parent_path());
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+/// Any program. The environment is empty but for PATH and what is given.
+inline Outcome run_program(std::vector<std::string> words,
+                           const std::map<std::string, std::string>& environment = {},
+                           const std::string& folder = ".",
+                           const std::string& stdout_path = "") {
+  const TempFolder captured;
+  std::map<std::string, std::string> variables{{"PATH", "/usr/bin:/bin"}, {"HOME", "/nonexistent"}};
+  for (const auto& [name, value] : environment) variables[name] = value;
+  std::vector<std::string> assignments;
+  for (const auto& [name, value] : variables) assignments.push_back(name + "=" + value);
+  std::vector<char*> argv, envp;
+  for (std::string& word : words) argv.push_back(word.data());
+  for (std::string& assignment : assignments) envp.push_back(assignment.data());
+  argv.push_back(nullptr);
+  envp.push_back(nullptr);
+
+  const std::string out = stdout_path.empty() ? captured / "out" : stdout_path;
+  const std::string err = captured / "err";
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, 1, out.c_str(), O_WRONLY | O_CREAT, 0600);
+  posix_spawn_file_actions_addopen(&actions, 2, err.c_str(), O_WRONLY | O_CREAT, 0600);
+  posix_spawn_file_actions_addchdir_np(&actions, folder.c_str());
+  pid_t child = 0;
+  const int failed = posix_spawnp(&child, argv[0], &actions, nullptr, argv.data(), envp.data());
+  posix_spawn_file_actions_destroy(&actions);
+  Outcome outcome;
+  if (failed != 0) return outcome;
+  int status = 0;
+  waitpid(child, &status, 0);
+  outcome.exit = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  if (stdout_path.empty()) outcome.out = read_text(out);
+  outcome.err = read_text(err);
+  return outcome;
+}
+
+inline Outcome diffuse(std::vector<std::string> arguments,
+                       const std::map<std::string, std::string>& environment = {},
+                       const std::string& folder = ".") {
+  arguments.insert(arguments.begin(), DIFFUSE_BINARY_DIR "/diffuse");
+  return run_program(arguments, environment, folder);
+}
+
+}  // namespace diffuse::test
