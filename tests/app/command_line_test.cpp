@@ -220,6 +220,27 @@ TEST(Train, RefusesABadConfigBeforeAnythingElse) {
   EXPECT_FALSE(std::filesystem::exists(folder / "run"));
 }
 
+TEST(Train, AValueOfTheEnvironmentIsNamedAsSuch) {
+  const std::map<std::string, std::string> environment{{"DIFFUSE_DEVICE", "tpu"}};
+  EXPECT_TRUE(diffuse({"train", kDigits}, environment)
+                  .err.starts_with("DIFFUSE_DEVICE:14: error: 'train.device'"));
+  EXPECT_TRUE(diffuse({"train", kDigits, "--device", "npu"}, environment)
+                  .err.starts_with("--device:14: error: 'train.device'"));
+}
+
+TEST(CommandLine, WarningsFollowTheLogLevel) {
+  const std::vector<std::string> words{
+      "check", kDigits, "--data", "none", "--set", "train.steps=10"};
+  const Outcome shown = diffuse(words);
+  EXPECT_EQ(shown.exit, 0);
+  EXPECT_NE(shown.err.find("warning: 'optim.warmup_steps': the warm-up of 200 steps"),
+            std::string::npos)
+      << shown.err;
+  EXPECT_NE(shown.out.find(": ok, 1 warning\n"), std::string::npos) << shown.out;
+  EXPECT_EQ(diffuse(words, {{"DIFFUSE_LOG_LEVEL", "error"}}).err, "");
+  EXPECT_EQ(diffuse({"check", kDigits, "--set", "x=1"}, {{"DIFFUSE_LOG_LEVEL", "off"}}).err, "");
+}
+
 TEST(Config, DefaultsReadBackAndResolveNamesOrigins) {
   const TempFolder folder;
   const Outcome defaults = diffuse({"config", "defaults"});
