@@ -15,6 +15,8 @@ inline std::string slurp(const std::filesystem::path& path) {
 }
 
 inline void spill(const std::filesystem::path& path, const std::string& bytes) {
+  // A new file each time: ext4 flushes a truncated one to the disk, which takes milliseconds.
+  std::filesystem::remove(path);
   std::ofstream(path, std::ios::binary) << bytes;
 }
 

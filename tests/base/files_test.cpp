@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT
+#include "base/files.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <functional>
+
+#include "support/forked.h"
+#include "support/temp_folder.h"
+#include "support/text_files.h"
+
+namespace diffuse {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string message_of(const std::function<void()>& f, Exit code) {
+  try {
+    f();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code, code) << e.what();
+    return e.what();
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return "";
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+size_t entries_in(const fs::path& folder) {
+  return static_cast<size_t>(
+      std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
+}
+
+TEST(Files, ReadWhatIsThere) {
+  const TempFolder folder;
+  const std::string bytes("a\0b\xff\n", 5);
+  spill(folder / "f", bytes);
+  EXPECT_EQ(read_file(folder / "f", Exit::config), bytes);
+  EXPECT_EQ(read_bytes(folder / "f"), std::vector<uint8_t>(bytes.begin(), bytes.end()));
+  EXPECT_EQ(read_file(folder / "f", Exit::config, 5), bytes);
+  spill(folder / "empty", "");
+  EXPECT_EQ(read_file(folder / "empty", Exit::config), "");
+}
+
+TEST(Files, SayWhyTheyCannotBeRead) {
+  const TempFolder folder;
+  spill(folder / "f", "12345");
+  const auto read = [&](const fs::path& path) {
+    const std::string said = message_of([&] { read_file(path, Exit::config, 4); }, Exit::config);
+    EXPECT_TRUE(contains(said, path.string())) << said;
+    return said;
+  };
+  EXPECT_TRUE(contains(read(folder / "absent"), "No such file"));
+  EXPECT_TRUE(contains(read(folder / "f"), "the limit is 4"));
+  EXPECT_TRUE(contains(read(folder.path()), "not a regular file"));
+  EXPECT_TRUE(contains(message_of([&] { read_bytes(folder / "absent"); }, Exit::data), "absent"));
+}
+
+TEST(Files, AreReplacedWhole) {
+  const TempFolder folder;
+  write_file_atomic(folder / "f", std::string_view("first"));
+  EXPECT_EQ(slurp(folder / "f"), "first");
+  const std::vector<uint8_t> bytes{0, 255};
+  write_file_atomic(folder / "f", bytes);
+  EXPECT_EQ(slurp(folder / "f"), std::string("\0\xff", 2));
+  EXPECT_EQ(entries_in(folder.path()), 1u);
+  message_of(
+      [&] { write_file_atomic(folder / "no" / "f", std::string_view("x"), Exit::run_folder); },
+      Exit::run_folder);
+  fs::create_directory(folder / "d");
+  message_of([&] { write_file_atomic(folder / "d", std::string_view("x")); }, Exit::write);
+  EXPECT_EQ(entries_in(folder.path()), 2u);
+}
+
+TEST(Files, ModeObeysTheUmask) {
+  const TempFolder folder;
+  const mode_t before = ::umask(0027);
+  write_file_atomic(folder / "f", std::string_view("x"));
+  ::umask(before);
+  struct stat info {};
+  ASSERT_EQ(::stat((folder / "f").c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0640u);
+}
+
+TEST(Files, AFailedReplacementLeavesTheOldOne) {
+  const TempFolder folder;
+  write_file_atomic(folder / "f", std::string_view("old"));
+  const pid_t child = fork_child([&] {
+    std::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{1000, RLIM_INFINITY};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    try {
+      write_file_atomic(folder / "f", std::string(5000, 'x'));
+    } catch (const Error& e) {
+      return e.code == Exit::write && contains(e.what(), "File too large") ? 0 : 2;
+    }
+    return 1;
+  });
+  EXPECT_EQ(wait_for(child), 0);
+  EXPECT_EQ(slurp(folder / "f"), "old");
+  EXPECT_EQ(entries_in(folder.path()), 1u);
+}
+
+TEST(Files, AReaderSeesOldOrNewAndAKillLeavesOneOfThem) {
+  const TempFolder folder;
+  write_file_atomic(folder / "f", std::string(20000, 'a'));
+  const pid_t child = fork_child([&]() -> int {
+    for (char c = 'b';; c = c == 'z' ? 'a' : static_cast<char>(c + 1))
+      write_file_atomic(folder / "f", std::string(20000, c));
+  });
+  const auto whole = [&] {
+    const std::string text = slurp(folder / "f");
+    return text.size() == 20000 && text == std::string(20000, text[0]);
+  };
+  for (int i = 0; i < 300; ++i) ASSERT_TRUE(whole());
+  ::kill(child, SIGKILL);
+  EXPECT_EQ(wait_for(child), -SIGKILL);
+  EXPECT_TRUE(whole());
+}
+
+TEST(Files, NewOnesNeverOverwrite) {
+  const TempFolder folder;
+  const std::string a = "ab", b = "cd";
+  const std::span<const std::byte> parts[] = {
+      std::as_bytes(std::span(a)), {}, std::as_bytes(std::span(b))};
+  write_new_file(folder / "f", parts);
+  EXPECT_EQ(slurp(folder / "f"), "abcd");
+  message_of([&] { write_new_file(folder / "f", {}); }, Exit::write);
+  EXPECT_EQ(slurp(folder / "f"), "abcd");
+  message_of([&] { fsync_folder(folder / "absent"); }, Exit::write);
+}
+
+TEST(FileLock, HasOneHolder) {
+  const TempFolder folder;
+  {
+    const FileLock lock(folder / "run.lock");
+    const std::string text = slurp(folder / "run.lock");
+    EXPECT_TRUE(contains(text, "pid " + std::to_string(::getpid()) + " on ")) << text;
+    const std::string said =
+        message_of([&] { FileLock second(folder / "run.lock"); }, Exit::run_folder);
+    EXPECT_TRUE(contains(said, "pid " + std::to_string(::getpid()))) << said;
+    EXPECT_TRUE(contains(said, folder.path().string())) << said;
+    const pid_t child = fork_child([&] {
+      try {
+        const FileLock other(folder / "run.lock");
+      } catch (const Error& e) {
+        return static_cast<int>(e.code);
+      }
+      return 0;
+    });
+    EXPECT_EQ(wait_for(child), 4);
+  }
+  EXPECT_NO_THROW(FileLock(folder / "run.lock"));
+}
+
+TEST(FileLock, RacingPairsHaveOneWinner) {
+  const TempFolder folder;
+  for (int round = 0; round < 100; ++round) {
+    int gate[2], result[2];
+    ASSERT_EQ(::pipe(gate), 0);
+    ASSERT_EQ(::pipe(result), 0);
+    const auto racer = [&] {
+      ::close(gate[1]);
+      ::close(result[1]);
+      char end;
+      if (::read(gate[0], &end, 1) != 0) return 1;
+      try {
+        const FileLock lock(folder / "run.lock");
+        if (::read(result[0], &end, 1) != 0) return 1;  // holds it until both have tried
+        return 0;
+      } catch (const Error& e) {
+        return static_cast<int>(e.code);
+      }
+    };
+    const pid_t a = fork_child(racer), b = fork_child(racer);
+    ::close(gate[0]);
+    ::close(gate[1]);
+    // The loser ends at once; the winner waits for us.
+    int status = 0;
+    const pid_t first = ::waitpid(-1, &status, 0);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 4) << status;
+    ::close(result[0]);
+    ::close(result[1]);
+    EXPECT_EQ(wait_for(first == a ? b : a), 0);
+  }
+}
+
+TEST(FileLock, EndsWithItsProcess) {
+  const TempFolder folder;
+  int ready[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  const pid_t child = fork_child([&] {
+    const FileLock lock(folder / "run.lock");
+    (void)!::write(ready[1], "x", 1);
+    ::pause();
+    return 0;
+  });
+  char go;
+  ASSERT_EQ(::read(ready[0], &go, 1), 1);
+  EXPECT_THROW(FileLock(folder / "run.lock"), Error);
+  ::kill(child, SIGKILL);
+  wait_for(child);
+  EXPECT_NO_THROW(FileLock(folder / "run.lock"));
+  ::close(ready[0]);
+  ::close(ready[1]);
+}
+
+TEST(FileLock, SaysWhyItCannotBeTaken) {
+  const TempFolder folder;
+  EXPECT_TRUE(contains(message_of([&] { FileLock(folder / "no" / "run.lock"); }, Exit::run_folder),
+                       "No such file"));
+}
+
+}  // namespace
+}  // namespace diffuse
