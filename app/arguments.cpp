@@ -99,8 +99,15 @@ std::vector<Override> set_overrides(const std::vector<std::string>& texts) {
   return out;
 }
 
-void print_warnings(const LoadedConfig& loaded) {
+void print_warnings(const LoadedConfig& loaded, const Context& context) {
+  if (!context.warnings) return;
   for (const std::string& warning : loaded.warnings) std::fprintf(stderr, "%s\n", warning.c_str());
+}
+
+bool is_typed(const Context& context, const std::string& name) {
+  return std::any_of(context.argv.begin(), context.argv.end(), [&](const std::string& argument) {
+    return argument.substr(0, argument.find('=')) == name;
+  });
 }
 
 }  // namespace diffuse
