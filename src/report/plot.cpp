@@ -17,6 +17,8 @@ constexpr double kWidth = 860, kPlotHeight = 220;
 constexpr double kLeft = 74, kRight = 24, kTop = 40, kBottom = 30, kXLabel = 20, kLegendRow = 20;
 constexpr double kPlotWidth = kWidth - kLeft - kRight;
 constexpr size_t kMaxPoints = 2000;
+// Within these, no difference or ratio of two values overflows.
+constexpr double kLargest = 1e100, kSmallest = 1e-100;
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 // Okabe and Ito's colours, which stay apart for colour-blind readers.
@@ -148,8 +150,9 @@ double round_step(double wanted) {
 }
 
 Axis linear_axis(double low, double high, int ticks_wanted, double margin) {
-  if (!(high - low > 1e-12 * std::max(std::abs(low), std::abs(high)))) {
-    const double spread = low == 0 ? 1 : 0.1 * std::abs(low);
+  const double size = std::max(std::abs(low), std::abs(high));
+  if (high - low <= std::max(1e-12 * size, kSmallest)) {
+    const double spread = size <= kSmallest ? 1 : 0.1 * size;
     low -= spread;
     high += spread;
   } else if (margin > 0) {
@@ -199,8 +202,10 @@ Axis log_axis(double low, double high) {
   return axis;
 }
 
+/// False for NaN, too.
 bool drawable(const std::pair<double, double>& p, bool log_y) {
-  return std::isfinite(p.first) && std::isfinite(p.second) && (!log_y || p.second > 0);
+  return std::abs(p.first) < kLargest && std::abs(p.second) < kLargest &&
+         (!log_y || p.second > kSmallest);
 }
 
 /// At most kMaxPoints points that show the same picture: of each stretch the least and the
@@ -245,13 +250,18 @@ struct LegendEntry {
   size_t series;
 };
 
+size_t palette_place(const Panel& panel, size_t i) {
+  const int color = panel.series[i].color;
+  return color < 0 ? i : static_cast<size_t>(color);
+}
+
 std::string_view color_of(const Panel& panel, size_t i) {
-  return kPalette[panel.series[i].color.value_or(i) % kPalette.size()];
+  return kPalette[palette_place(panel, i) % kPalette.size()];
 }
 
 /// Once the colours are used up, dashes tell the next ones apart.
 std::string dash_of(const Panel& panel, size_t i) {
-  return panel.series[i].color.value_or(i) < kPalette.size() ? "" : " stroke-dasharray=\"6 4\"";
+  return palette_place(panel, i) < kPalette.size() ? "" : " stroke-dasharray=\"6 4\"";
 }
 
 /// Entries in rows as wide as the plot. Empty when there is nothing to tell apart.
@@ -422,7 +432,7 @@ std::string plot_svg(const std::vector<Panel>& panels) {
 std::string plot_training(const std::vector<MetricRow>& rows) {
   Panel loss{"Loss", "", "", false, {}};
   const Points trained = points_of(rows, "loss"), unweighted = points_of(rows, "loss_raw");
-  const auto add = [&](const std::string& name, const Points& points, size_t color) {
+  const auto add = [&](const std::string& name, const Points& points, int color) {
     loss.series.push_back({name, points, true, color});
     loss.series.push_back({name, smooth(points), false, color});
   };

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,7 +13,7 @@ struct Series {
   std::string name;
   std::vector<std::pair<double, double>> points;  // x ascending
   bool faint = false;  // drawn pale and not in the legend: raw data under a smooth line
-  std::optional<size_t> color = std::nullopt;  // place in the palette; none: the place in the panel
+  int color = -1;      // place in the palette; -1: the place in the panel
 };
 
 struct Panel {
@@ -25,9 +24,9 @@ struct Panel {
 };
 
 /// Panels below each other as one SVG document; axes with round ticks, a legend where a panel has
-/// several series. Non-finite points (and those <= 0 on a log axis) break the line. More than 2000
-/// points of a series are thinned to the least and the greatest of each stretch. Equal input, equal
-/// text.
+/// several series. Non-finite points, those beyond 1e100 and, on a log axis, those below 1e-100
+/// break the line. More than 2000 points of a series are thinned to the least and the greatest of
+/// each stretch. Equal input, equal text.
 std::string plot_svg(const std::vector<Panel>& panels);
 
 /// Loss (with a smoothed line), learning rate and gradient norm over steps: plots/train.svg. Reads

@@ -31,7 +31,7 @@ TEST(Metrics, LinesAreExactlyThis) {
     writer.write({3, {}});
   }
   EXPECT_EQ(slurp(folder / "m"),
-            "{\"step\":1,\"loss\":0.1,\"lr\":0.0002,\"img_s\":512,\"zero\":0}\n"
+            "{\"step\":1,\"loss\":0.1,\"lr\":2e-04,\"img_s\":512,\"zero\":0}\n"
             "{\"step\":2,\"loss\":null,\"a\":null,\"b\":null,\"quote\\\"\":1e+300}\n"
             "{\"step\":3}\n");
 }
