@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 #include "command.h"
 #include "config/suggest.h"
@@ -28,7 +29,7 @@ void print(const std::string& text) {
 }
 
 CLI::Validator one_of(std::vector<std::string> names) {
-  const auto check = [names](std::string& value) -> std::string {
+  const auto check = [names = std::move(names)](std::string& value) -> std::string {
     if (std::find(names.begin(), names.end(), value) != names.end()) return {};
     std::string list;
     std::vector<Suggestion> candidates;
