@@ -3,11 +3,25 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
 #include <string>
 
 namespace diffuse {
 
+namespace {
+
+/// libgomp's threads spin for about a millisecond at each of the many barriers of a step. When
+/// another process wants the cores, a spinning thread keeps the one it waits for from running:
+/// training became five to hundred times slower beside a compiler. Read by libgomp when it is
+/// loaded, so set before that.
+void keep_threads_from_spinning() {
+  if (std::getenv("OMP_WAIT_POLICY") == nullptr) ::setenv("GOMP_SPINCOUNT", "100", /*overwrite=*/0);
+}
+
+}  // namespace
+
 const Core& open_core() {
+  keep_threads_from_spinning();
   // Found beside the program (RUNPATH). LibTorch comes with it, from where it was at build time or
   // from the library path. Stays open: the process ends with it.
   void* library = ::dlopen("libdiffuse_core.so", RTLD_NOW | RTLD_LOCAL);

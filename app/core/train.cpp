@@ -36,12 +36,6 @@ std::optional<fs::path> find_start(const TrainRequest& request) {
   return newest_checkpoint(fs::path(request.run_dir) / "checkpoints");
 }
 
-RunFolder open_folder(const TrainRequest& request) {
-  const Config& config = request.loaded.config;
-  if (request.run_dir.empty()) return RunFolder::create(config.run.root, config.run.name);
-  return RunFolder::open(request.run_dir, request.resume != "never");
-}
-
 bool is_allowed(const TrainRequest& request, const std::string& key) {
   return std::any_of(
       request.allow_change.begin(), request.allow_change.end(), [&](const std::string& allowed) {
@@ -151,52 +145,129 @@ int dry_run(const TrainRequest& request, TrainState& state, TrainSetup setup, Ba
   return 0;
 }
 
-}  // namespace
-
-int run_train(const TrainRequest& request) {
+/// One call of `diffuse train`.
+struct Session {
+  const TrainRequest& request;
+  const Config& config;
   Signals signals;
-  set_threads(request.global.threads);
-  const Config& config = request.loaded.config;
-  const WorkClock since_start;
+  WorkClock clock;
+  std::optional<fs::path> start;        // the checkpoint to go on from
+  std::optional<CheckpointInfo> saved;  // its info
+  at::Device device = at::kCPU;
+  bool bf16 = false;
+  std::optional<RunFolder> folder;  // none for a dry run
+  RunStatus status;
 
-  const std::optional<fs::path> start = find_start(request);
-  std::optional<CheckpointInfo> saved;
-  if (start) {
-    saved = load_info(*start);
-    refuse_changes(request, *start, *saved);
-    if (saved->step >= config.train.steps) {
-      log::info(start->string() + " has all " + std::to_string(config.train.steps) +
-                " steps: nothing to do. A longer run: --set train.steps=N");
-      return 0;
-    }
+  bool stopping() const { return signals.stop() != Exit::ok; }
+  bool out_of_time() const {
+    return request.stop_after_seconds > 0 &&
+           clock.seconds() > static_cast<double>(request.stop_after_seconds);
   }
-  const at::Device device = pick_device(config.train.device);
-  const bool bf16 = set_precision(config.train.precision, device);
+  void write_status(const std::string& state, std::optional<int> exit) {
+    status.state = state;
+    status.exit = exit;
+    if (exit) status.eta_seconds = std::nullopt;
+    if (folder) folder->write_status(status);
+  }
+};
 
-  // The folder is taken before the data is read: a second process learns at once that it is in use.
-  std::optional<RunFolder> folder;
-  if (!request.dry_run) {
-    folder.emplace(open_folder(request));
-    log::open_file(folder->log().string());
-    folder->write_record({.config = request.config_text,
-                          .resolved_config = write_config(config, true, request.loaded.origin),
-                          .overrides = request.overrides,
-                          .command = request.command,
-                          .environment = environment(device)});
-  }
-  const Dataset data = open_data(request);
-  const auto report_bad_files = [&] {
-    std::vector<std::pair<std::string, std::string>> lines;
-    for (const SkippedFile& file : data.bad()) lines.emplace_back(file.path, file.reason);
-    if (folder) folder->write_data_report(lines);
-    return lines.size();
+/// The files that say what the run is made from.
+void write_record(Session& session) {
+  const TrainRequest& request = session.request;
+  log::open_file(session.folder->log().string());
+  session.folder->write_record(
+      {.config = request.config_text,
+       .resolved_config = write_config(session.config, true, request.loaded.origin),
+       .overrides = request.overrides,
+       .command = request.command,
+       .environment = environment(session.device)});
+  session.write_status("running", std::nullopt);
+}
+
+/// data_report.jsonl from what is known now. Returns the number of files.
+size_t report_skipped_files(const Session& session, const Dataset& data) {
+  std::vector<std::pair<std::string, std::string>> lines;
+  for (const SkippedFile& file : data.bad()) lines.emplace_back(file.path, file.reason);
+  if (session.folder) session.folder->write_data_report(lines);
+  return lines.size();
+}
+
+/// Trains in session.folder. Returns whether all steps are done.
+bool train_in_folder(Session& session,
+                     TrainState& state,
+                     const TrainSetup& setup,
+                     const CheckpointInfo& info,
+                     Batches& batches) {
+  const Config& config = session.config;
+  const RunFolder& folder = *session.folder;
+  TrainLog log(config, folder, state, batches, session.request.global.progress);
+  Saver saver(config, folder, setup.network, info, state);
+  const auto update_status = [&] {
+    session.status.step = state.step;
+    session.status.last_checkpoint = saver.last();
+    const double rate = log.images_per_second();
+    const auto images = static_cast<double>((config.train.steps - state.step) * config.train.batch);
+    session.status.eta_seconds = rate > 0 ? std::optional(images / rate) : std::nullopt;
+    session.write_status("running", std::nullopt);
   };
-  if (const size_t bad = report_bad_files(); bad > 0 && folder)
-    log::warn(std::to_string(bad) + " files are not used; reasons in " +
-              (folder->path() / "data_report.jsonl").string());
+  const auto stopping = [&] { return session.stopping(); };
+  const auto save_grid = [&](const TrainState& s) {
+    const auto grid = draw_grid(
+        config,
+        setup.network,
+        s,
+        session.bf16,
+        [&](int64_t done, int64_t total) {
+          log.show(s.step, "drawing a grid " + std::to_string(100 * done / total) + "%");
+        },
+        stopping);
+    if (!grid) return;
+    try {
+      write_png(folder.samples() / ("step-" + padded(s.step) + ".png"), *grid);
+    } catch (const Error& e) {
+      log::warn(std::string("no sample grid: ") + e.what());
+    }
+    log.image(s.step, *grid);
+  };
 
+  const auto is_last = [&](int64_t step) { return step == config.train.steps; };
+  const auto log_due = [&, due = every(config.log.every_steps)](int64_t step) {
+    return due(step) || is_last(step);
+  };
+  const auto save_due = [&, due = every(config.checkpoint.every_steps)](int64_t step) {
+    return session.signals.take_save_request() || due(step) || is_last(step) || saver.overdue();
+  };
+  const auto grid_due = [&, due = every(config.sample.every_steps)](int64_t step) {
+    const bool wanted = config.sample.every_steps > 0 && is_last(step);
+    return session.signals.take_sample_request() || due(step) || wanted;
+  };
+  const std::vector<Action> actions{
+      {.due = log_due, .run = [&](TrainState& s) { log.write(s), update_status(); }},
+      {.due = every(1), .run = [&](TrainState& s) { log.show(s.step); }},
+      // Before the grid, which takes longer and is worth less.
+      {.due = save_due,
+       .run =
+           [&](TrainState& s) {
+             log.clock().pause([&] { saver.save(s, is_last(s.step)); });
+             update_status();
+           }},
+      {.due = grid_due, .run = [&](TrainState& s) { log.clock().pause([&] { save_grid(s); }); }},
+  };
+  const auto stop = [&] { return session.stopping() || session.out_of_time(); };
+  update_status();
+  const bool finished = !stop() && train(state, setup, batches, actions, stop);
+  if (state.step > 0) saver.save(state, true);
+  update_status();
+  return finished;
+}
+
+int run_session(Session& session) {
+  const TrainRequest& request = session.request;
+  const Config& config = session.config;
+  if (session.folder) write_record(session);
+  const Dataset data = open_data(request);
   const int64_t num_classes = count_classes(config, data.scan());
-  CheckpointInfo info{
+  const CheckpointInfo info{
       .step = 0,
       .config = write_config(config, false),
       .seed = static_cast<uint64_t>(config.run.seed),
@@ -204,12 +275,21 @@ int run_train(const TrainRequest& request) {
       .class_names = num_classes > 0 ? data.scan().label_names : std::vector<std::string>(),
       .images = data.size(),
       .fingerprint = data.scan().fingerprint};
-  if (saved) refuse_other_data(request, *saved, info);
+  if (session.saved) refuse_other_data(request, *session.saved, info);
+  if (!request.dry_run && !session.folder) {
+    session.folder.emplace(RunFolder::create(config.run.root, config.run.name));
+    write_record(session);
+  }
+  if (const size_t skipped = report_skipped_files(session, data); skipped > 0)
+    log::warn(std::to_string(skipped) + " files are not used" +
+              (session.folder
+                   ? "; reasons in " + (session.folder->path() / "data_report.jsonl").string()
+                   : ""));
 
   const UNet network = make_network(config, num_classes);
-  const Objective objective(config.diffusion, device);
-  TrainState state(network.layout(), network.layout().initial(info.seed).to(device));
-  if (start) load_state(*start, network.layout(), state);
+  const Objective objective(config.diffusion, session.device);
+  TrainState state(network.layout(), network.layout().initial(info.seed).to(session.device));
+  if (session.start) load_state(*session.start, network.layout(), state);
   const TrainSetup setup{
       .network = network,
       .objective = objective,
@@ -220,105 +300,68 @@ int run_train(const TrainRequest& request) {
       .batch = config.train.batch,
       .micro_batch = config.train.micro_batch.value_or(config.train.batch),
       .seed = info.seed,
-      .bf16 = bf16};
+      .bf16 = session.bf16};
   Batches batches(data, config.data, config.train.batch, info.seed, state.step);
   try {
     if (request.dry_run) return dry_run(request, state, setup, batches);
-
-    log::info((start ? "going on from " + start->string() + " in " : "training in ") +
-              folder->path().string() + ": " + std::to_string(data.size()) + " pictures, " +
-              std::to_string(network.parameter_count()) + " parameters, " + device.str() +
-              (bf16 ? " bf16" : ""));
-    TrainLog log(config, *folder, state, batches, request.global.progress);
-    Saver saver(config, *folder, network, info, state);
-    const auto write_status = [&](const std::string& what, std::optional<int> exit) {
-      RunStatus status{.state = what,
-                       .step = state.step,
-                       .of = config.train.steps,
-                       .eta_seconds = std::nullopt,
-                       .last_checkpoint = saver.last(),
-                       .exit = exit};
-      if (!exit && log.images_per_second() > 0)
-        status.eta_seconds =
-            static_cast<double>((config.train.steps - state.step) * config.train.batch) /
-            log.images_per_second();
-      folder->write_status(status);
-    };
-    const auto stopping = [&] { return signals.stop() != Exit::ok; };
-    const auto is_last = [&](int64_t step) { return step == config.train.steps; };
-    const auto also_last = [&](const std::function<bool(int64_t)>& due) {
-      return [=](int64_t step) { return due(step) || is_last(step); };
-    };
-    const int64_t grid_steps = config.sample.every_steps;
-    const std::vector<Action> actions{
-        {.due = also_last(every(config.log.every_steps)),
-         .run =
-             [&](TrainState& s) {
-               log.write(s);
-               write_status("running", std::nullopt);
-             }},
-        {.due = every(1), .run = [&](TrainState& s) { log.show(s.step); }},
-        {.due =
-             [&, due = every(grid_steps)](int64_t step) {
-               return signals.take_sample_request() || due(step) ||
-                      (grid_steps > 0 && is_last(step));
-             },
-         .run =
-             [&](TrainState& s) {
-               log.clock().pause([&] {
-                 const auto grid = draw_grid(
-                     config,
-                     network,
-                     s,
-                     bf16,
-                     [&](int64_t done, int64_t total) {
-                       log.show(s.step,
-                                "drawing a grid " + std::to_string(100 * done / total) + "%");
-                     },
-                     stopping);
-                 if (!grid) return;
-                 try {
-                   write_png(folder->samples() / ("step-" + padded(s.step) + ".png"), *grid);
-                 } catch (const Error& e) {
-                   log::warn(std::string("no sample grid: ") + e.what());
-                 }
-                 log.image(s.step, *grid);
-               });
-             }},
-        {.due =
-             [&, due = also_last(every(config.checkpoint.every_steps))](int64_t step) {
-               return signals.take_save_request() || due(step) || saver.overdue();
-             },
-         .run =
-             [&](TrainState& s) {
-               log.clock().pause([&] { saver.save(s, is_last(s.step)); });
-               write_status("running", std::nullopt);
-             }},
-    };
-
-    write_status("running", std::nullopt);
-    const bool out_of_time = request.stop_after_seconds > 0;
-    const auto stop = [&] {
-      return stopping() || (out_of_time && since_start.seconds() >
-                                               static_cast<double>(request.stop_after_seconds));
-    };
-    try {
-      const bool finished = stop() ? false : train(state, setup, batches, actions, stop);
-      if (state.step > 0) saver.save(state, true);
-      report_bad_files();
-      const Exit code = finished ? Exit::ok : (stopping() ? signals.stop() : Exit::stopped);
-      write_status(finished ? "finished" : "stopped", static_cast<int>(code));
-      log::info((finished ? "finished: " : "stopped: ") + std::to_string(state.step) + " of " +
-                std::to_string(config.train.steps) + " steps, " +
-                format_duration(since_start.seconds()) + ", in " + folder->path().string());
-      log::close_file();
-      return static_cast<int>(code);
-    } catch (const Error& e) {
-      write_status("failed", static_cast<int>(e.code));
-      throw;
-    }
+    log::info(
+        (session.start ? "going on from " + session.start->string() + " in " : "training in ") +
+        session.folder->path().string() + ": " + std::to_string(data.size()) + " pictures, " +
+        std::to_string(network.parameter_count()) + " parameters, " + session.device.str() +
+        (session.bf16 ? " bf16" : ""));
+    const bool finished = train_in_folder(session, state, setup, info, batches);
+    report_skipped_files(session, data);
+    const Exit code =
+        finished ? Exit::ok : (session.stopping() ? session.signals.stop() : Exit::stopped);
+    session.write_status(finished ? "finished" : "stopped", static_cast<int>(code));
+    log::info((finished ? "finished: " : "stopped: ") + std::to_string(state.step) + " of " +
+              std::to_string(config.train.steps) + " steps, " +
+              format_duration(session.clock.seconds()) + ", in " + session.folder->path().string());
+    return static_cast<int>(code);
   } catch (const c10::Error& e) {
     rethrow_out_of_memory(e, setup);
+  }
+}
+
+}  // namespace
+
+int run_train(const TrainRequest& request) {
+  Session session{.request = request,
+                  .config = request.loaded.config,
+                  .signals = {},
+                  .clock = {},
+                  .start = std::nullopt,
+                  .saved = std::nullopt,
+                  .device = at::kCPU,
+                  .bf16 = false,
+                  .folder = std::nullopt,
+                  .status = {}};
+  set_threads(request.global.threads);
+  // A given folder is taken first, so that a second process learns at once that it is in use; a
+  // numbered one is made when the data has been read, so that bad data leaves no empty folder.
+  if (!request.dry_run && !request.run_dir.empty())
+    session.folder.emplace(RunFolder::open(request.run_dir, request.resume != "never"));
+  session.start = find_start(request);
+  session.status.of = session.config.train.steps;
+  if (session.start) {
+    session.saved = load_info(*session.start);
+    session.status.step = session.saved->step;
+    refuse_changes(request, *session.start, *session.saved);
+    if (session.saved->step >= session.config.train.steps) {
+      log::info(session.start->string() + " has all " + std::to_string(session.config.train.steps) +
+                " steps: nothing to do. A longer run: --set train.steps=N");
+      return 0;
+    }
+  }
+  session.device = pick_device(session.config.train.device);
+  session.bf16 = set_precision(session.config.train.precision, session.device);
+  try {
+    const int code = run_session(session);
+    log::close_file();
+    return code;
+  } catch (const Error& e) {
+    session.write_status("failed", static_cast<int>(e.code));
+    throw;
   }
 }
 

@@ -116,7 +116,7 @@ class Permutation {
  private:
   uint64_t n_;
   int half_bits_;
-  std::array<uint64_t, 6> round_keys_;
+  std::array<uint64_t, 10> round_keys_;  // fewer leave small n uneven
 };
 
 }  // namespace diffuse
