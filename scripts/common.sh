@@ -72,11 +72,11 @@ build() {
   fi
   jobs=$(build_jobs)
   step "Build $folder, $jobs at a time"
-  cmake -S . -B "$folder" -G Ninja "$@" >"$folder.log" 2>&1 || {
-    cat "$folder.log" >&2
+  mkdir -p "$folder"
+  cmake -S . -B "$folder" -G Ninja "$@" >"$folder/configure.log" 2>&1 || {
+    cat "$folder/configure.log" >&2
     fail "configuring $folder failed, see above" "If a package is missing: scripts/setup installs what is needed."
   }
-  rm -f "$folder.log"
   cmake --build "$folder" --target "$target" -j "$jobs" || fail "building $folder failed, see above" \
     "If the compiler was killed, memory ran out: cmake --build $folder -j 1"
   finish "built"
