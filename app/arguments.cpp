@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 #include "command.h"
 #include "config/suggest.h"
@@ -28,7 +29,7 @@ void print(const std::string& text) {
 }
 
 CLI::Validator one_of(std::vector<std::string> names) {
-  const auto check = [names](std::string& value) -> std::string {
+  const auto check = [names = std::move(names)](std::string& value) -> std::string {
     if (std::find(names.begin(), names.end(), value) != names.end()) return {};
     std::string list;
     std::vector<Suggestion> candidates;
@@ -99,8 +100,15 @@ std::vector<Override> set_overrides(const std::vector<std::string>& texts) {
   return out;
 }
 
-void print_warnings(const LoadedConfig& loaded) {
+void print_warnings(const LoadedConfig& loaded, const Context& context) {
+  if (!context.warnings) return;
   for (const std::string& warning : loaded.warnings) std::fprintf(stderr, "%s\n", warning.c_str());
+}
+
+bool is_typed(const Context& context, const std::string& name) {
+  return std::any_of(context.argv.begin(), context.argv.end(), [&](const std::string& argument) {
+    return argument.substr(0, argument.find('=')) == name;
+  });
 }
 
 }  // namespace diffuse

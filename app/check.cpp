@@ -101,7 +101,7 @@ std::string summary_text(const CheckFlags& flags,
 
 int run_check(const CheckFlags& flags, const Context& context) {
   const LoadedConfig loaded = load_config(flags.config, set_overrides(flags.set));
-  if (!flags.json) print_warnings(loaded);
+  if (!flags.json) print_warnings(loaded, context);
   std::optional<DataSummary> data;
   const DataOptions& options = loaded.config.data;
   if (flags.data == "headers") data = scan_headers(options);

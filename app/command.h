@@ -19,6 +19,7 @@ namespace diffuse {
 /// added.
 struct Context {
   GlobalOptions global;
+  bool warnings = true;  // whether they are shown
   std::vector<std::string> argv;
   const CLI::App* root = nullptr;
 };
@@ -55,8 +56,11 @@ std::vector<int64_t> parse_grid(const std::string& text);
 CLI::Option* add_set_option(CLI::App& app, std::vector<std::string>& texts);
 /// The --set texts as overrides named --set[1], --set[2], ...
 std::vector<Override> set_overrides(const std::vector<std::string>& texts);
-/// Prints the warnings of a config on stderr as they are.
-void print_warnings(const LoadedConfig& loaded);
+/// Prints the warnings of a config on stderr as they are, where warnings are shown.
+void print_warnings(const LoadedConfig& loaded, const Context& context);
+
+/// Whether `--name` or `--name=value` was typed; if not, a value came from the environment.
+bool is_typed(const Context& context, const std::string& name);
 
 /// The formatter of --help: description, examples, usage, options.
 std::shared_ptr<CLI::FormatterBase> help_formatter();

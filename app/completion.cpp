@@ -126,8 +126,12 @@ std::string bash_script(const CLI::App* root, const std::vector<CommandLevel>& l
          "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
          "    word=\"${COMP_WORDS[i]}\"\n" +
          path_loop(levels) + "  done\n" + word_cases(root, levels) +
-         "  # Commands and options, and files when nothing of them fits.\n"
-         "  mapfile -t COMPREPLY < <(compgen -W \"$list\" -- \"$current\")\n"
+         "  # Options once a dash is typed; files when nothing else fits.\n"
+         "  local words=''\n"
+         "  for word in $list; do\n"
+         "    [[ $word == -* && $current != -* ]] || words+=\" $word\"\n"
+         "  done\n"
+         "  mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$current\")\n"
          "  if [[ $kind == keys ]]; then compopt -o nospace; fi\n"
          "  if ((${#COMPREPLY[@]} == 0)); then mapfile -t COMPREPLY < <(compgen -f -- "
          "\"$current\"); fi\n"

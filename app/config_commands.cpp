@@ -22,7 +22,7 @@ std::string key_table() {
 
 }  // namespace
 
-Run add_config(CLI::App& app, const Context&) {
+Run add_config(CLI::App& app, const Context& context) {
   app.description(
       "Print the config's schema, defaults, keys, or a config with everything filled in.");
   app.footer(
@@ -49,7 +49,7 @@ Run add_config(CLI::App& app, const Context&) {
   resolve->add_option("CONFIG", flags->config, "config file (YAML)")->required();
   add_set_option(*resolve, flags->set);
 
-  return [=, &app] {
+  return [=, &app, &context] {
     if (schema->parsed()) {
       print(config_schema());
     } else if (defaults->parsed()) {
@@ -58,7 +58,7 @@ Run add_config(CLI::App& app, const Context&) {
       print(key_table());
     } else if (resolve->parsed()) {
       const LoadedConfig loaded = load_config(flags->config, set_overrides(flags->set));
-      print_warnings(loaded);
+      print_warnings(loaded, context);
       print(write_config(loaded.config, true, loaded.origin));
     } else {
       throw Error(Exit::usage,

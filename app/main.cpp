@@ -78,7 +78,8 @@ bool use_color(const std::string& choice) {
   return ::isatty(STDERR_FILENO) && !dumb && (no_color == nullptr || *no_color == '\0');
 }
 
-void apply_globals(const GlobalFlags& flags, GlobalOptions& out) {
+void apply_globals(const GlobalFlags& flags, Context& context) {
+  GlobalOptions& out = context.global;
   std::string level = flags.log_level;
   if (level.empty()) level = flags.quiet ? "warn" : flags.verbose ? "debug" : "info";
   log::set_level(level == "debug"  ? log::Level::debug
@@ -86,6 +87,7 @@ void apply_globals(const GlobalFlags& flags, GlobalOptions& out) {
                  : level == "warn" ? log::Level::warn
                  : level == "off"  ? log::Level::off
                                    : log::Level::error);
+  context.warnings = level != "error" && level != "off";
   log::set_color(use_color(flags.color));
   out.progress = flags.progress == "bar"     ? ProgressMode::bar
                  : flags.progress == "plain" ? ProgressMode::plain
@@ -137,16 +139,12 @@ std::string explain_extra(const CLI::App& root, const CLI::App& command) {
 /// An option whose value came from the environment is not to be looked for on the command line.
 std::string environment_of(const CLI::App& app,
                            const std::string& message,
-                           const std::vector<std::string>& argv) {
+                           const Context& context) {
   for (const CLI::Option* option : app.get_options()) {
     const std::string& name = option->get_envname();
-    if (name.empty() || std::getenv(name.c_str()) == nullptr ||
-        !message.starts_with(option->get_name() + ":"))
-      continue;
-    const bool given = std::any_of(argv.begin(), argv.end(), [&](const std::string& argument) {
-      return argument.substr(0, argument.find('=')) == option->get_name();
-    });
-    if (!given) return " (from the environment: " + name + ")";
+    if (!name.empty() && std::getenv(name.c_str()) != nullptr &&
+        message.starts_with(option->get_name() + ":") && !is_typed(context, option->get_name()))
+      return " (from the environment: " + name + ")";
   }
   return {};
 }
@@ -189,17 +187,24 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     const std::string message = e.what();
     return usage_error(app,
-                       message + environment_of(app, message, context.argv) +
-                           environment_of(chosen(app), message, context.argv));
+                       message + environment_of(app, message, context) +
+                           environment_of(chosen(app), message, context));
   }
 
-  apply_globals(flags, context.global);
+  apply_globals(flags, context);
   if (flags.version) {
     print(version_text(flags.json));
     return 0;
   }
-  for (const auto& [command, action] : commands)
-    if (command->parsed()) return action();
+  for (const auto& [command, action] : commands) {
+    if (!command->parsed()) continue;
+    try {
+      return action();
+    } catch (const ConfigError& e) {
+      if (flags.log_level != "off") std::fprintf(stderr, "%s\n", e.what());  // has its own layout
+      return static_cast<int>(e.code);
+    }
+  }
   std::cerr << app.help();
   return static_cast<int>(Exit::usage);
 }
@@ -213,9 +218,6 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   try {
     return diffuse::run(argc, argv);
-  } catch (const diffuse::ConfigError& e) {
-    std::fprintf(stderr, "%s\n", e.what());  // a report of its own layout
-    return static_cast<int>(e.code);
   } catch (const diffuse::Error& e) {
     diffuse::log::error(e.what());
     return static_cast<int>(e.code);

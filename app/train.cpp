@@ -86,9 +86,10 @@ TrainRequest make_request(const TrainFlags& flags, const Context& context) {
     const Shortcut& shortcut = kShortcuts[i];
     const std::string& value = flags.shortcuts[i];
     if (value.empty()) continue;
+    const bool typed = shortcut.environment == nullptr || is_typed(context, shortcut.option);
     overrides.push_back(
         {std::string(shortcut.key) + "=" + (shortcut.text ? format_string(value) : value),
-         shortcut.option});
+         typed ? shortcut.option : shortcut.environment});
   }
   for (const Override& override : overrides) request.overrides.push_back(override.text);
   request.loaded = load_config_text(request.config_text,
@@ -139,7 +140,7 @@ Run add_train(CLI::App& app, const Context& context) {
   app.add_flag("-n,--dry-run", flags->dry_run, "make one step and write nothing");
   return [flags, &context] {
     const TrainRequest request = make_request(*flags, context);
-    print_warnings(request.loaded);
+    print_warnings(request.loaded, context);
     return open_core().train(request);
   };
 }

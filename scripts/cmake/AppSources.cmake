@@ -30,15 +30,16 @@ const int kPresetCount = static_cast<int>(std::size(kPresets));
 set(git "unknown commit")
 find_program(GIT_PROGRAM git)
 if(GIT_PROGRAM AND EXISTS ${PROJECT_SOURCE_DIR}/.git)
+  execute_process(COMMAND ${GIT_PROGRAM} -C ${PROJECT_SOURCE_DIR} rev-parse --short=10 HEAD
+    OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
   execute_process(
-    COMMAND ${GIT_PROGRAM} -C ${PROJECT_SOURCE_DIR} rev-parse --short=10 HEAD --path-format=absolute --git-path logs/HEAD
-    OUTPUT_VARIABLE lines OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
-  if(NOT failed)
-    string(REGEX MATCH "^[0-9a-f]+" git "${lines}")
-    string(REGEX MATCH "/[^\n]*$" head "${lines}")
-    if(EXISTS "${head}")
-      set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${head}")
-    endif()
+    COMMAND ${GIT_PROGRAM} -C ${PROJECT_SOURCE_DIR} rev-parse --path-format=absolute --git-path logs/HEAD
+    OUTPUT_VARIABLE head OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  if(commit)
+    set(git ${commit})
+  endif()
+  if(head AND EXISTS ${head})
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${head})
   endif()
 endif()
 set_property(SOURCE ${PROJECT_SOURCE_DIR}/app/version.cpp APPEND PROPERTY COMPILE_DEFINITIONS

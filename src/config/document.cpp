@@ -41,7 +41,8 @@ std::vector<std::string_view> split_lines(std::string_view text) {
 /// Length in bytes of the scalar that `rest` of its line starts with.
 size_t scalar_width(std::string_view rest, const std::string& value, bool quoted) {
   if (rest.empty()) return 1;
-  if (!quoted) return std::max<size_t>(1, std::min(value.size(), rest.size()));
+  if (!quoted || (rest[0] != '"' && rest[0] != '\''))
+    return std::max<size_t>(1, std::min(value.size(), rest.size()));
   for (size_t i = 1; i < rest.size(); ++i) {
     if (rest[0] == '"' && rest[i] == '\\') {
       ++i;

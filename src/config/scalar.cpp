@@ -3,6 +3,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <limits>
 
 namespace diffuse {
 namespace {
@@ -53,7 +54,8 @@ std::optional<bool> parse_bool(std::string_view text) {
 Parsed parse_double(std::string_view text, double& out) {
   const std::string_view bare = without_sign(text);
   if (bare == ".inf" || bare == ".Inf" || bare == ".INF") {
-    out = text[0] == '-' ? -INFINITY : INFINITY;
+    constexpr double infinity = std::numeric_limits<double>::infinity();
+    out = text[0] == '-' ? -infinity : infinity;
     return Parsed::ok;
   }
   if (text == ".nan" || text == ".NaN" || text == ".NAN") {

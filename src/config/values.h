@@ -14,6 +14,8 @@ template <class... Ts>
 struct Overloaded : Ts... {
   using Ts::operator()...;
 };
+template <class... Ts>  // GCC deduces this by itself, clang before 17 does not
+Overloaded(Ts...)->Overloaded<Ts...>;
 
 /// "optim" and "lr" -> "optim.lr".
 std::string joined(const std::string& prefix, const std::string& key);

@@ -56,8 +56,8 @@ class Dataset {
   /// called with done and total; what it throws stops the work). Bad files follow
   /// options.on_bad_image and max_bad_fraction (a share of all files that look like pictures):
   /// Error{data}. Each is also logged.
-  Dataset(const DataOptions& options,
-          const std::function<void(int64_t, int64_t)>& progress = nullptr);
+  explicit Dataset(const DataOptions& options,
+                   const std::function<void(int64_t, int64_t)>& progress = nullptr);
   ~Dataset();
   Dataset(Dataset&&) noexcept;
 

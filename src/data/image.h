@@ -60,8 +60,8 @@ void check_image_header(const ImageHeader& header, const DecodeOptions& options)
 /// decoding. Throws ImageError.
 Image decode_image(std::span<const uint8_t> file, const DecodeOptions& options);
 
-/// Antialiased separable resize with Pillow's filter supports and arithmetic: equal to its
-/// Image.resize.
+/// Antialiased separable resize with Pillow's filters and arithmetic: the result of its
+/// Image.resize (up to version 12; see resize.cpp), to the bit.
 Image resize_image(const Image& image, int64_t height, int64_t width, ResizeFilter filter);
 
 /// A window; it must lie inside.

@@ -3,7 +3,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include <span>
+
 #include "app/run.h"
+#include "io/checkpoint.h"
 
 namespace diffuse::test {
 namespace {
@@ -21,41 +24,57 @@ void expect_usage(const std::vector<std::string>& arguments, const std::string& 
 }
 
 TEST(CommandLine, Mistakes) {
-  expect_usage({"trian"}, "error: unknown command 'trian'; did you mean 'train'?; see diffuse --help");
+  expect_usage({"trian"},
+               "error: unknown command 'trian'; did you mean 'train'?; see diffuse --help");
   expect_usage({"train"}, "error: CONFIG is required; see diffuse train --help");
-  expect_usage({"train", "c.yaml", "--devise", "cpu"},
-               "error: unknown option '--devise'; did you mean '--device'?; see diffuse train --help");
-  expect_usage({"train", "c.yaml", "--devise=cpu"},
-               "error: unknown option '--devise'; did you mean '--device'?; see diffuse train --help");
-  expect_usage({"train", "c.yaml", "--thread", "1"},
-               "error: unknown option '--thread'; did you mean '--threads'?; see diffuse train --help");
-  expect_usage({"train", "a.yaml", "b.yaml"}, "error: unexpected argument 'b.yaml'; see diffuse train --help");
-  expect_usage({"config", "shema"}, "error: unknown command 'shema'; did you mean 'schema'?; see diffuse config --help");
-  expect_usage({"config"}, "error: config needs one of: schema, defaults, keys, resolve; see diffuse config --help");
-  expect_usage({"sample", "x", "-n", "0"},
-               "error: --count: must be an integer of at least 1, got '0'; see diffuse sample --help");
-  expect_usage({"sample", "x", "-n", "many"},
-               "error: --count: must be an integer of at least 1, got 'many'; see diffuse sample --help");
+  expect_usage(
+      {"train", "c.yaml", "--devise", "cpu"},
+      "error: unknown option '--devise'; did you mean '--device'?; see diffuse train --help");
+  expect_usage(
+      {"train", "c.yaml", "--devise=cpu"},
+      "error: unknown option '--devise'; did you mean '--device'?; see diffuse train --help");
+  expect_usage(
+      {"train", "c.yaml", "--thread", "1"},
+      "error: unknown option '--thread'; did you mean '--threads'?; see diffuse train --help");
+  expect_usage({"train", "a.yaml", "b.yaml"},
+               "error: unexpected argument 'b.yaml'; see diffuse train --help");
+  expect_usage({"config", "shema"},
+               "error: unknown command 'shema'; did you mean 'schema'?; see diffuse config --help");
+  expect_usage(
+      {"config"},
+      "error: config needs one of: schema, defaults, keys, resolve; see diffuse config --help");
+  expect_usage(
+      {"sample", "x", "-n", "0"},
+      "error: --count: must be an integer of at least 1, got '0'; see diffuse sample --help");
+  expect_usage(
+      {"sample", "x", "-n", "many"},
+      "error: --count: must be an integer of at least 1, got 'many'; see diffuse sample --help");
   expect_usage({"sample", "x", "--weights", "emma"},
-               "error: --weights: must be one of ema, raw, got 'emma'; did you mean 'ema'?; see diffuse sample --help");
+               "error: --weights: must be one of ema, raw, got 'emma'; did you mean 'ema'?; see "
+               "diffuse sample --help");
   expect_usage({"sample", "x", "--variance", "fixed"},
-               "error: --variance: must be one of fixed_small, fixed_large, got 'fixed'; see diffuse sample --help");
+               "error: --variance: must be one of fixed_small, fixed_large, got 'fixed'; see "
+               "diffuse sample --help");
   expect_usage({"sample", "x", "--grid", "8"},
                "error: --grid must be ROWSxCOLUMNS like 8x8, each 1 to 1000, got '8'");
-  expect_usage({"sample", "x", "--grid", "2x2", "-n", "5"}, "error: --grid 2x2 has 4 cells, too few for --count 5");
-  expect_usage({"sample", "x", "--clip", "--no-clip"}, "error: --clip and --no-clip exclude each other");
+  expect_usage({"sample", "x", "--grid", "2x2", "-n", "5"},
+               "error: --grid 2x2 has 4 cells, too few for --count 5");
+  expect_usage({"sample", "x", "--clip", "--no-clip"},
+               "error: --clip and --no-clip exclude each other");
   expect_usage({"train", kDigits, "--stop-after", "soon"},
                "error: --stop-after must be a duration like 3h50m, 90m or 2d, got 'soon'");
   expect_usage({"train", kDigits, "--stop-after", "50m3h"},
                "error: --stop-after must be a duration like 3h50m, 90m or 2d, got '50m3h'");
-  expect_usage({"train", kDigits, "--allow-change", "optim.learn"},
-               "error: --allow-change: unknown key 'optim.learn'; diffuse config keys lists them");
+  expect_usage({"train", kDigits, "--allow-change", "horse"},
+               "error: --allow-change: unknown key 'horse'; diffuse config keys lists them");
   expect_usage({"train", kDigits, "--allow-change", "optim.lrr"},
                "error: --allow-change: unknown key 'optim.lrr'; did you mean 'optim.lr'?");
   expect_usage({"--color", "sometimes", "config", "keys"},
-               "error: --color: must be one of auto, always, never, got 'sometimes'; see diffuse config keys --help");
-  expect_usage({"completion", "tcsh"},
-               "error: SHELL: must be one of bash, zsh, fish, got 'tcsh'; see diffuse completion --help");
+               "error: --color: must be one of auto, always, never, got 'sometimes'; see diffuse "
+               "config keys --help");
+  expect_usage(
+      {"completion", "tcsh"},
+      "error: SHELL: must be one of bash, zsh, fish, got 'tcsh'; see diffuse completion --help");
 }
 
 TEST(CommandLine, NothingToDoShowsTheHelp) {
@@ -68,10 +87,12 @@ TEST(CommandLine, NothingToDoShowsTheHelp) {
 TEST(CommandLine, MistakesOfTheEnvironmentAreNamed) {
   const Outcome outcome = diffuse({"config", "keys"}, {{"DIFFUSE_PROGRESS", "line"}});
   EXPECT_EQ(outcome.exit, 2);
-  EXPECT_EQ(outcome.err,
-            "error: --progress: must be one of auto, bar, plain, none, got 'line' (from the environment: "
-            "DIFFUSE_PROGRESS); see diffuse config keys --help\n");
-  EXPECT_EQ(diffuse({"config", "keys", "--progress", "bar"}, {{"DIFFUSE_PROGRESS", "line"}}).exit, 0);
+  EXPECT_EQ(
+      outcome.err,
+      "error: --progress: must be one of auto, bar, plain, none, got 'line' (from the environment: "
+      "DIFFUSE_PROGRESS); see diffuse config keys --help\n");
+  EXPECT_EQ(diffuse({"config", "keys", "--progress", "bar"}, {{"DIFFUSE_PROGRESS", "line"}}).exit,
+            0);
 }
 
 TEST(CommandLine, GlobalOptionsBeforeAndAfterTheCommand) {
@@ -85,7 +106,8 @@ TEST(CommandLine, GlobalOptionsBeforeAndAfterTheCommand) {
 }
 
 TEST(CommandLine, Colour) {
-  const auto colored = [](const std::vector<std::string>& more, const std::map<std::string, std::string>& environment) {
+  const auto colored = [](const std::vector<std::string>& more,
+                          const std::map<std::string, std::string>& environment) {
     std::vector<std::string> words{"check", "/nonexistent.yaml"};
     words.insert(words.end(), more.begin(), more.end());
     return diffuse(words, environment).err.find('\x1b') != std::string::npos;
@@ -132,7 +154,8 @@ TEST(CommandLine, Help) {
     const Outcome outcome = diffuse(words);
     EXPECT_EQ(outcome.exit, 0);
     EXPECT_EQ(outcome.err, "");
-    EXPECT_EQ(outcome.out, read_text(DIFFUSE_SOURCE_DIR "/tests/app/golden/" + name + ".txt")) << name;
+    EXPECT_EQ(outcome.out, read_text(DIFFUSE_SOURCE_DIR "/tests/app/golden/" + name + ".txt"))
+        << name;
     words.back() = "-h";
     EXPECT_EQ(diffuse(words).out, outcome.out);
     for (size_t begin = 0; begin < outcome.out.size();) {  // fits a terminal of 100 columns
@@ -169,8 +192,11 @@ TEST(CommandLine, ResultsThatCannotBeWritten) {
   EXPECT_EQ(full.exit, 9);
   EXPECT_EQ(full.err, "error: cannot write to stdout: No space left on device\n");
   // A reader that stops early is no error, and no signal ends the program.
-  const Outcome head =
-      run_program({"bash", "-o", "pipefail", "-c", program + " config keys | head -c 1; exit ${PIPESTATUS[0]}"});
+  const Outcome head = run_program({"bash",
+                                    "-o",
+                                    "pipefail",
+                                    "-c",
+                                    program + " config keys | head -c 1; exit ${PIPESTATUS[0]}"});
   EXPECT_EQ(head.exit, 0) << head.err;
   EXPECT_EQ(head.err, "");
 }
@@ -178,7 +204,10 @@ TEST(CommandLine, ResultsThatCannotBeWritten) {
 TEST(Train, RefusesABadConfigBeforeAnythingElse) {
   const TempFolder folder;
   write_text(folder / "c.yaml", "data: {path: x}\noptm: {}\n");
-  const Outcome outcome = diffuse({"train", "c.yaml", "--run-dir", "run", "--steps", "abc", "--name", "a: b"}, {}, folder.path());
+  const Outcome outcome =
+      diffuse({"train", "c.yaml", "--run-dir", "run", "--steps", "abc", "--name", "a: b"},
+              {},
+              folder.path());
   EXPECT_EQ(outcome.exit, 3);
   EXPECT_EQ(outcome.err,
             "c.yaml:2:1: error: unknown key 'optm'\n"
@@ -191,13 +220,35 @@ TEST(Train, RefusesABadConfigBeforeAnythingElse) {
   EXPECT_FALSE(std::filesystem::exists(folder / "run"));
 }
 
+TEST(Train, AValueOfTheEnvironmentIsNamedAsSuch) {
+  const std::map<std::string, std::string> environment{{"DIFFUSE_DEVICE", "tpu"}};
+  EXPECT_TRUE(diffuse({"train", kDigits}, environment)
+                  .err.starts_with("DIFFUSE_DEVICE:14: error: 'train.device'"));
+  EXPECT_TRUE(diffuse({"train", kDigits, "--device", "npu"}, environment)
+                  .err.starts_with("--device:14: error: 'train.device'"));
+}
+
+TEST(CommandLine, WarningsFollowTheLogLevel) {
+  const std::vector<std::string> words{
+      "check", kDigits, "--data", "none", "--set", "train.steps=10"};
+  const Outcome shown = diffuse(words);
+  EXPECT_EQ(shown.exit, 0);
+  EXPECT_NE(shown.err.find("warning: 'optim.warmup_steps': the warm-up of 200 steps"),
+            std::string::npos)
+      << shown.err;
+  EXPECT_NE(shown.out.find(": ok, 1 warning\n"), std::string::npos) << shown.out;
+  EXPECT_EQ(diffuse(words, {{"DIFFUSE_LOG_LEVEL", "error"}}).err, "");
+  EXPECT_EQ(diffuse({"check", kDigits, "--set", "x=1"}, {{"DIFFUSE_LOG_LEVEL", "off"}}).err, "");
+}
+
 TEST(Config, DefaultsReadBackAndResolveNamesOrigins) {
   const TempFolder folder;
   const Outcome defaults = diffuse({"config", "defaults"});
   EXPECT_EQ(defaults.exit, 0);
   write_text(folder / "c.yaml", defaults.out);
   EXPECT_EQ(diffuse({"config", "resolve", folder / "c.yaml"}).exit, 3);  // data.path has no default
-  const Outcome resolved = diffuse({"config", "resolve", folder / "c.yaml", "--set", "data.path=/p", "-s", "optim.lr=1e-3"});
+  const Outcome resolved = diffuse(
+      {"config", "resolve", folder / "c.yaml", "--set", "data.path=/p", "-s", "optim.lr=1e-3"});
   EXPECT_EQ(resolved.exit, 0) << resolved.err;
   EXPECT_NE(resolved.out.find("\n  lr: 0.001  # --set[2]\n"), std::string::npos);
   EXPECT_NE(resolved.out.find("\n  path: /p  # --set[1]\n"), std::string::npos);
@@ -209,9 +260,10 @@ TEST(Check, ReportsConfigAndData) {
   const Outcome ok = diffuse({"check", kDigits, "--data", "full", "--progress", "none"});
   EXPECT_EQ(ok.exit, 0) << ok.err;
   EXPECT_EQ(ok.out,
-            "config  " + kDigits + ": ok\n"
-            "model   8 x 8 x 1, epsilon on cosine 1000, weighting simple\n"
-            "data    " DIFFUSE_SOURCE_DIR "/data/digits: 1797 pictures, 10 classes\n");
+            "config  " + kDigits +
+                ": ok\n"
+                "model   8 x 8 x 1, epsilon on cosine 1000, weighting simple\n"
+                "data    " DIFFUSE_SOURCE_DIR "/data/digits: 1797 pictures, 10 classes\n");
   const Json json = Json::parse(diffuse({"check", kDigits, "--json"}).out);
   EXPECT_EQ(json["ok"], true);
   EXPECT_EQ(json["data"]["pictures"], 1797);
@@ -220,7 +272,8 @@ TEST(Check, ReportsConfigAndData) {
   const Outcome missing = diffuse({"check", kDigits, "--set", "data.path=/nonexistent"});
   EXPECT_EQ(missing.exit, 5);
   EXPECT_NE(missing.err.find("/nonexistent"), std::string::npos);
-  EXPECT_EQ(diffuse({"check", kDigits, "--set", "data.path=/nonexistent", "--data", "none"}).exit, 0);
+  EXPECT_EQ(diffuse({"check", kDigits, "--set", "data.path=/nonexistent", "--data", "none"}).exit,
+            0);
   const Outcome bad = diffuse({"check", kDigits, "--set", "optim.lr=0", "--json"});
   EXPECT_EQ(bad.exit, 3);
   EXPECT_EQ(bad.err, "");
@@ -240,11 +293,13 @@ TEST(Check, NamesBadPictures) {
     std::filesystem::copy(entry.path(), folder.path() / "pictures");
   }
   write_text(folder / "pictures/broken.png", "\x89PNG\r\n\x1a\nnot really");
-  write_text(folder / "c.yaml", "data: {path: pictures, size: 8, channels: 1, labels: none, max_bad_fraction: 0.5}\n"
-                                "model: {channel_mult: [1, 2], attention_at: [4]}\n");
+  write_text(folder / "c.yaml",
+             "data: {path: pictures, size: 8, channels: 1, labels: none, max_bad_fraction: 0.5}\n"
+             "model: {channel_mult: [1, 2], attention_at: [4]}\n");
   const Outcome skipped = diffuse({"check", folder / "c.yaml"});
   EXPECT_EQ(skipped.exit, 0) << skipped.err;
-  EXPECT_NE(skipped.out.find(": 20 pictures, skipped 1 file:\n  broken.png: "), std::string::npos) << skipped.out;
+  EXPECT_NE(skipped.out.find(": 20 pictures, skipped 1 file:\n  broken.png: "), std::string::npos)
+      << skipped.out;
   const Outcome fatal = diffuse({"check", folder / "c.yaml", "-s", "data.on_bad_image=fail"});
   EXPECT_EQ(fatal.exit, 5);
   EXPECT_NE(fatal.err.find("broken.png"), std::string::npos) << fatal.err;
@@ -253,7 +308,8 @@ TEST(Check, NamesBadPictures) {
 
 TEST(Inspect, KnowsWhatItSees) {
   const TempFolder folder;
-  const Json data = Json::parse(diffuse({"inspect", DIFFUSE_SOURCE_DIR "/data/digits", "--json"}).out);
+  const Json data =
+      Json::parse(diffuse({"inspect", DIFFUSE_SOURCE_DIR "/data/digits", "--json"}).out);
   EXPECT_EQ(data["kind"], "image folder");
   EXPECT_EQ(data["pictures"], 1797);
   EXPECT_EQ(data["classes"]["3"], 183);
@@ -269,14 +325,17 @@ TEST(Inspect, KnowsWhatItSees) {
   write_text(folder / "w.safetensors", file + header + std::string(4, '\0'));
   const Outcome tensors = diffuse({"inspect", folder / "w.safetensors"});
   EXPECT_EQ(tensors.exit, 0) << tensors.err;
-  EXPECT_NE(tensors.out.find("values: 1\ncontents:\n  w: F32 [1]\n"), std::string::npos) << tensors.out;
+  EXPECT_NE(tensors.out.find("values: 1\ncontents:\n  w: F32 [1]\n"), std::string::npos)
+      << tensors.out;
   write_text(folder / "torn.safetensors", file + header);
   EXPECT_EQ(diffuse({"inspect", folder / "torn.safetensors"}).exit, 6);
 
   write_text(folder / "model.pt", "PK\x03\x04");
   const Outcome pickle = diffuse({"inspect", folder / "model.pt"});
   EXPECT_EQ(pickle.exit, 6);
-  EXPECT_NE(pickle.err.find("safetensors.torch.save_file(torch.load(\"model.pt\", weights_only=True)"), std::string::npos);
+  EXPECT_NE(
+      pickle.err.find("safetensors.torch.save_file(torch.load(\"model.pt\", weights_only=True)"),
+      std::string::npos);
   write_text(folder / "notes.txt", "hello");
   EXPECT_EQ(diffuse({"inspect", folder / "notes.txt"}).exit, 5);
   EXPECT_EQ(diffuse({"inspect", folder / "nothing"}).exit, 5);
@@ -284,10 +343,55 @@ TEST(Inspect, KnowsWhatItSees) {
   EXPECT_EQ(diffuse({"inspect", folder / "empty"}).exit, 5);
 }
 
+TEST(Inspect, CheckpointsAndRuns) {
+  const TempFolder folder;
+  const std::vector<float> values(6);
+  const TensorView weight{"w", "F32", {2, 3}, std::as_bytes(std::span(values))};
+  const auto checkpoint =
+      write_checkpoint(folder.path() / "run/checkpoints",
+                       7,
+                       {{.name = "model.safetensors", .tensors = {weight}, .text = ""},
+                        {.name = "state.json", .tensors = {}, .text = "{\"step\": 7}"}},
+                       true);
+  const Json found = Json::parse(diffuse({"inspect", checkpoint.string(), "--json"}).out);
+  EXPECT_EQ(found["kind"], "checkpoint");
+  EXPECT_EQ(found["parameters"], 6);
+  EXPECT_EQ(found["state"]["step"], 7);
+  EXPECT_EQ(found["hash"], checkpoint_hash(checkpoint));
+
+  write_text(folder / "run/status.json", R"({"state": "stopped", "step": 7})");
+  write_text(folder / "run/metrics.jsonl", "{\"step\":7,\"loss\":0.5}\n");
+  const Outcome run = diffuse({"inspect", folder / "run"});
+  EXPECT_EQ(run.exit, 0) << run.err;
+  EXPECT_NE(run.out.find("kind: run\n"), std::string::npos) << run.out;
+  EXPECT_NE(run.out.find("checkpoints:\n  - step-000000007\n"), std::string::npos) << run.out;
+  EXPECT_NE(run.out.find("last metrics:\n  step: 7\n  loss: 0.5\n"), std::string::npos) << run.out;
+
+  write_text(checkpoint / "state.json", "{\"step\": 8}");
+  const Outcome damaged = diffuse({"inspect", checkpoint.string()});
+  EXPECT_EQ(damaged.exit, 6);
+  EXPECT_NE(damaged.err.find("state.json"), std::string::npos) << damaged.err;
+}
+
+TEST(CommandLine, ALibraryThatCannotBeLoadedNamesTheRemedy) {
+  const TempFolder folder;
+  write_text(folder / "core/libdiffuse_core.so", "no library");
+  const Outcome core = diffuse({"sample", "x"}, {{"LD_LIBRARY_PATH", folder / "core"}});
+  EXPECT_EQ(core.exit, 7);
+  EXPECT_NE(core.err.find("it belongs beside the program or in ../lib"), std::string::npos)
+      << core.err;
+  write_text(folder / "torch/libtorch_cpu.so", "no library");
+  const Outcome torch = diffuse({"sample", "x"}, {{"LD_LIBRARY_PATH", folder / "torch"}});
+  EXPECT_EQ(torch.exit, 7);
+  EXPECT_NE(torch.err.find("error: LibTorch 2.11 was not found"), std::string::npos) << torch.err;
+  EXPECT_NE(torch.err.find("LD_LIBRARY_PATH"), std::string::npos) << torch.err;
+}
+
 TEST(Init, EveryPresetIsAValidConfigAndNothingIsOverwritten) {
   for (const std::string preset : {"digits", "cifar10", "tiny"}) {
     const TempFolder folder;
-    const Outcome made = diffuse({"init", folder / "new", "--preset", preset, "--data", "pictures"});
+    const Outcome made =
+        diffuse({"init", folder / "new", "--preset", preset, "--data", "pictures"});
     EXPECT_EQ(made.exit, 0) << made.err;
     EXPECT_EQ(made.out, "");
     const std::string text = read_text(folder / "new/config.yaml");
@@ -301,7 +405,8 @@ TEST(Init, EveryPresetIsAValidConfigAndNothingIsOverwritten) {
     const std::string shipped = preset == "cifar10" ? "cifar10-ddpm" : preset;
     const std::vector<std::string> same{"--set", "data.path=/p"};
     const auto values = [&](const std::string& config) {
-      const std::string resolved = diffuse({"config", "resolve", config, "--set", "data.path=/p"}).out;
+      const std::string resolved =
+          diffuse({"config", "resolve", config, "--set", "data.path=/p"}).out;
       std::string out;
       for (size_t begin = 0; begin < resolved.size();) {
         const size_t end = resolved.find('\n', begin);
@@ -310,7 +415,8 @@ TEST(Init, EveryPresetIsAValidConfigAndNothingIsOverwritten) {
       }
       return out;
     };
-    EXPECT_EQ(values(folder / "new/config.yaml"), values(DIFFUSE_SOURCE_DIR "/configs/" + shipped + ".yaml"));
+    EXPECT_EQ(values(folder / "new/config.yaml"),
+              values(DIFFUSE_SOURCE_DIR "/configs/" + shipped + ".yaml"));
 
     const Outcome again = diffuse({"init", folder / "new", "--preset", preset});
     EXPECT_EQ(again.exit, 4);
@@ -322,8 +428,8 @@ TEST(Init, EveryPresetIsAValidConfigAndNothingIsOverwritten) {
 /// What bash offers for the words typed so far.
 std::string completed(const std::string& words) {
   const std::string script =
-      "source <(" DIFFUSE_BINARY_DIR "/diffuse completion bash); compopt() { :; }; COMP_WORDS=(" + words +
-      "); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _diffuse; echo \"${COMPREPLY[*]}\"";
+      "source <(" DIFFUSE_BINARY_DIR "/diffuse completion bash); compopt() { :; }; COMP_WORDS=(" +
+      words + "); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _diffuse; echo \"${COMPREPLY[*]}\"";
   const Outcome outcome = run_program({"bash", "-c", script}, {}, "/");
   EXPECT_EQ(outcome.err, "");
   return outcome.out;
@@ -347,6 +453,7 @@ TEST(Completion, ScriptsParseAndComplete) {
   EXPECT_EQ(completed("diffuse completion z"), "zsh\n");
   EXPECT_EQ(completed("diffuse sample x --weights r"), "raw\n");
   EXPECT_EQ(completed("diffuse train --progress pl"), "plain\n");
+  EXPECT_EQ(completed("diffuse train etc/os-rel"), "etc/os-release\n");
 }
 
 }  // namespace

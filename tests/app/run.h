@@ -22,7 +22,8 @@ namespace diffuse::test {
 class TempFolder {
  public:
   TempFolder()
-      : path_(std::filesystem::temp_directory_path() / ("diffuse-app-" + std::to_string(std::random_device()()))) {
+      : path_(std::filesystem::temp_directory_path() /
+              ("diffuse-app-" + std::to_string(std::random_device()()))) {
     std::filesystem::create_directories(path_);
   }
   ~TempFolder() { std::filesystem::remove_all(path_); }

@@ -21,7 +21,8 @@ void expect_has(const std::string& text, const std::string& part) {
 
 TEST(Check, SizesThatTheNetworkCannotHalve) {
   EXPECT_EQ(refused("data.size=30"),
-            "--set[1]:11: error: 'data.size': pictures of 30 x 30 cannot be halved 2 times, as the 3 levels of "
+            "--set[1]:11: error: 'data.size': pictures of 30 x 30 cannot be halved 2 times, as the "
+            "3 levels of "
             "model.channel_mult need: the size must be a multiple of 4; nearest: 28 or 32\n"
             "  data.size=30\n"
             "            ^~\n"
@@ -29,33 +30,43 @@ TEST(Check, SizesThatTheNetworkCannotHalve) {
   expect_has(refused("data.size=[30, 33]"), "nearest: height 28 or 32, width 32 or 36");
   expect_has(refused("data.size=[32, 2]"), "nearest: width 4");
   // The place is that of what was written; a default has none.
-  expect_has(refused("model.channel_mult=[1,1,1,1,1,1,1]"), "c.yaml: error: 'data.size' (default): pictures of 32 x 32");
+  expect_has(refused("model.channel_mult=[1,1,1,1,1,1,1]"),
+             "c.yaml: error: 'data.size' (default): pictures of 32 x 32");
 }
 
 TEST(Check, ModelsThatCannotBeBuilt) {
-  expect_has(refused("model.base_channels=48"), "a level has 48 channels, which model.norm_groups 32 does not divide");
+  expect_has(refused("model.base_channels=48"),
+             "a level has 48 channels, which model.norm_groups 32 does not divide");
   expect_has(refused("model.base_channels=48"), "use a model.base_channels of 32 or 64");
-  expect_has(refused("model.head_channels=48"), "has 128 channels, which model.head_channels 48 does not divide");
-  expect_has(errors(kMinimal, {"model.norm_groups=1", "model.base_channels=33", "model.head_channels=1"}),
-             "model.base_channels must be even");
-  expect_has(errors(kMinimal, {"model.class_conditional=true", "data.labels=none"}), "a class-conditional model needs classes");
+  expect_has(refused("model.head_channels=48"),
+             "has 128 channels, which model.head_channels 48 does not divide");
+  expect_has(
+      errors(kMinimal, {"model.norm_groups=1", "model.base_channels=33", "model.head_channels=1"}),
+      "model.base_channels must be even");
+  expect_has(errors(kMinimal, {"model.class_conditional=true", "data.labels=none"}),
+             "a class-conditional model needs classes");
   expect_has(refused("data.channels=2"), "2 channels are not supported; use 1 or 3");
 }
 
 TEST(Check, Training) {
-  expect_has(errors(kMinimal, {"train.batch=8", "train.micro_batch=16"}),
-             "--set[2]:19: error: 'train.micro_batch': a micro-batch of 16 is larger than train.batch 8");
+  expect_has(
+      errors(kMinimal, {"train.batch=8", "train.micro_batch=16"}),
+      "--set[2]:19: error: 'train.micro_batch': a micro-batch of 16 is larger than train.batch 8");
   for (const char* device : {"gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:999", "CPU", ""})
-    expect_has(refused(std::string("train.device=\"") + device + "\""), "is no device; use auto, cpu, cuda or cuda:N");
+    expect_has(refused(std::string("train.device=\"") + device + "\""),
+               "is no device; use auto, cpu, cuda or cuda:N");
   for (const char* device : {"auto", "cpu", "cuda", "cuda:3"})
     EXPECT_EQ(refused(std::string("train.device=") + device), "");
-  expect_has(errors(kMinimal, {"sample.steps=2000"}), "2000 steps are more than the chain has (diffusion.steps 1000)");
+  expect_has(errors(kMinimal, {"sample.steps=2000"}),
+             "2000 steps are more than the chain has (diffusion.steps 1000)");
 }
 
 TEST(Check, TheObjectivesFindingsHaveTheirPlace) {
-  const std::string report = errors(kMinimal + "diffusion:\n  zero_terminal_snr: true\n  target: epsilon\n");
-  EXPECT_TRUE(report.starts_with("c.yaml:4:11: error: 'diffusion.target': target 'epsilon' cannot work at zero "
-                                 "terminal SNR"))
+  const std::string report =
+      errors(kMinimal + "diffusion:\n  zero_terminal_snr: true\n  target: epsilon\n");
+  EXPECT_TRUE(report.starts_with(
+      "c.yaml:4:11: error: 'diffusion.target': target 'epsilon' cannot work at zero "
+      "terminal SNR"))
       << report;
 }
 
@@ -66,13 +77,19 @@ TEST(Check, Warnings) {
     return out;
   };
   EXPECT_EQ(warnings({}), "");
-  expect_has(warnings({"train.steps=100"}), "c.yaml: warning: 'optim.warmup_steps' (default): the warm-up of 500 steps");
-  expect_has(warnings({"train.steps=1000", "optim.ema_power=0"}), "still holds 90 % of the random initial weights");
+  expect_has(warnings({"train.steps=100"}),
+             "c.yaml: warning: 'optim.warmup_steps' (default): the warm-up of 500 steps");
+  expect_has(warnings({"train.steps=1000", "optim.ema_power=0"}),
+             "still holds 90 % of the random initial weights");
   EXPECT_EQ(warnings({"train.steps=1000", "optim.ema_power=0.75"}), "");
-  expect_has(warnings({"checkpoint.every_steps=0", "checkpoint.every_minutes=0"}), "checkpoints are off");
-  expect_has(warnings({"checkpoint.keep_every_steps=7000"}), "7000 is no multiple of checkpoint.every_steps 5000");
-  expect_has(warnings({"model.attention_at=[16, 10]"}), "no level has height 10, so it gets no attention; the heights are 32, 16, 8");
-  expect_has(warnings({"diffusion.steps=50", "diffusion.schedule.rescale=false"}), "'diffusion.schedule");
+  expect_has(warnings({"checkpoint.every_steps=0", "checkpoint.every_minutes=0"}),
+             "checkpoints are off");
+  expect_has(warnings({"checkpoint.keep_every_steps=7000"}),
+             "7000 is no multiple of checkpoint.every_steps 5000");
+  expect_has(warnings({"model.attention_at=[16, 10]"}),
+             "no level has height 10, so it gets no attention; the heights are 32, 16, 8");
+  expect_has(warnings({"diffusion.steps=50", "diffusion.schedule.rescale=false"}),
+             "'diffusion.schedule");
 }
 
 TEST(Check, ShippedConfigsLoadWithoutAWord) {

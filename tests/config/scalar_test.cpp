@@ -48,8 +48,9 @@ TEST(Scalar, CoreSchemaNumbers) {
 TEST(Scalar, RefusesWhatIsNoNumber) {
   int64_t i = 0;
   double d = 0;
-  for (const char* text : {"", "+", "-", ".", "e5", "1e", "1e+", "1_000", "1,5", "0x", "0xG", "0o8", "0x-1", "0o-1",
-                           "--1", "+-1", "1 2", "inf", "nan", "infinity", "0b1", "1f", " 1", "1 ", "true", "12:30"}) {
+  for (const char* text : {"",    "+",        "-",   ".",    "e5",   "1e",  "1e+",  "1_000", "1,5",
+                           "0x",  "0xG",      "0o8", "0x-1", "0o-1", "--1", "+-1",  "1 2",   "inf",
+                           "nan", "infinity", "0b1", "1f",   " 1",   "1 ",  "true", "12:30"}) {
     EXPECT_EQ(parse_int(text, i), Parsed::not_a_number) << text;
     if (std::strncmp(text, "0x", 2) != 0) {
       EXPECT_EQ(parse_double(text, d), Parsed::not_a_number) << text;
@@ -71,7 +72,8 @@ TEST(Scalar, Bools) {
 
 TEST(Scalar, DoublesReadBackAndStayFloats) {
   std::mt19937_64 random(1);
-  std::vector<double> values{0.0, -0.0, 1.0, 2e-4, 1e-8, 5e-324, 1.7976931348623157e308, 1e22, 123456789.0, 0.1};
+  std::vector<double> values{
+      0.0, -0.0, 1.0, 2e-4, 1e-8, 5e-324, 1.7976931348623157e308, 1e22, 123456789.0, 0.1};
   for (int i = 0; i < 20000; ++i) {
     const uint64_t bits = random();
     double value = 0;
@@ -99,7 +101,8 @@ TEST(Scalar, TextIsQuotedWhereAReaderCouldMistakeIt) {
   EXPECT_EQ(format_string("runs"), "runs");
   EXPECT_EQ(format_string("/data/cifar-10/train.d"), "/data/cifar-10/train.d");
   EXPECT_EQ(format_string("auto"), "auto");
-  for (const char* text : {"", "true", "No", "null", "12", "1e5", "-a", "a b", "a: b", "#", "~", "*a", "é", ".5"})
+  for (const char* text :
+       {"", "true", "No", "null", "12", "1e5", "-a", "a b", "a: b", "#", "~", "*a", "é", ".5"})
     EXPECT_EQ(format_string(text), "\"" + std::string(text) + "\"");
   EXPECT_EQ(format_string("a\"b\\c\n\t"), R"("a\"b\\c\n\t")");
 }

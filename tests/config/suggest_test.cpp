@@ -21,7 +21,8 @@ TEST(Suggest, Distance) {
 }
 
 TEST(Suggest, Names) {
-  const std::vector<Suggestion> names{{"epsilon", ""}, {"velocity", ""}, {"x0", ""}, {"lr_rate", "lr"}};
+  const std::vector<Suggestion> names{
+      {"epsilon", ""}, {"velocity", ""}, {"x0", ""}, {"lr_rate", "lr"}};
   EXPECT_EQ(closest_name("epsilo", names), "epsilon");
   EXPECT_EQ(closest_name("v", names), "velocity");  // the only one that starts so
   EXPECT_EQ(closest_name("Epsilon", names), "epsilon");

@@ -59,22 +59,26 @@ TEST(Write, ReadsBackAwkwardValues) {
 }
 
 TEST(Write, ReadsBackATableSchedule) {
-  const auto file = std::filesystem::temp_directory_path() / ("table-" + std::to_string(std::random_device()()) + ".txt");
+  const auto file = std::filesystem::temp_directory_path() /
+                    ("table-" + std::to_string(std::random_device()()) + ".txt");
   {
     std::FILE* out = std::fopen(file.c_str(), "w");
     for (int i = 0; i < 10; ++i) std::fputs("0.5\n", out);
     std::fclose(out);
   }
-  expect_reads_back(load(kMinimal,
-                         {"diffusion.steps=10", "diffusion.schedule={type: table, file: " + file.string() + "}"})
-                        .config);
+  expect_reads_back(
+      load(kMinimal,
+           {"diffusion.steps=10", "diffusion.schedule={type: table, file: " + file.string() + "}"})
+          .config);
   std::filesystem::remove(file);
 }
 
 TEST(Write, Layout) {
-  const std::string text = write_config(load(kMinimal, {"diffusion.schedule=cosine", "optim.lr=1e-4"}).config, false);
+  const std::string text =
+      write_config(load(kMinimal, {"diffusion.schedule=cosine", "optim.lr=1e-4"}).config, false);
   EXPECT_TRUE(text.starts_with("version: 1\n\nrun:\n  name: run\n")) << text;
-  EXPECT_NE(text.find("\ndiffusion:\n  steps: 1000\n  schedule:\n    type: cosine\n    s: 0.008\n    beta_max: 0.999\n"),
+  EXPECT_NE(text.find("\ndiffusion:\n  steps: 1000\n  schedule:\n    type: cosine\n    s: 0.008\n  "
+                      "  beta_max: 0.999\n"),
             std::string::npos)
       << text;
   EXPECT_NE(text.find("\n  target: epsilon\n"), std::string::npos);
@@ -95,8 +99,13 @@ TEST(Write, OriginComments) {
 TEST(Differences, NameTheKeys) {
   const Config a = load(kMinimal).config;
   const Config b = load(kMinimal,
-                        {"diffusion.target=velocity", "diffusion.schedule=cosine", "train.steps=5", "log.every_steps=7",
-                         "train.device=cpu", "optim.lr=1e-3", "data.workers=3"})
+                        {"diffusion.target=velocity",
+                         "diffusion.schedule=cosine",
+                         "train.steps=5",
+                         "log.every_steps=7",
+                         "train.device=cpu",
+                         "optim.lr=1e-3",
+                         "data.workers=3"})
                        .config;
   EXPECT_EQ(config_differences(a, b, true),
             (std::vector<std::string>{"diffusion.schedule: linear -> cosine",
@@ -118,14 +127,16 @@ TEST(Differences, NameTheKeys) {
 
 // A decimal comma, and a Turkish dotless i, must change nothing.
 TEST(Locale, ChangesNothing) {
-  const auto folder = std::filesystem::temp_directory_path() / ("locales-" + std::to_string(std::random_device()()));
+  const auto folder = std::filesystem::temp_directory_path() /
+                      ("locales-" + std::to_string(std::random_device()()));
   std::filesystem::create_directories(folder);
   const Config c = load(kMinimal, {"optim.lr=0.00123"}).config;
   const std::string before = write_config(c, true);
   const std::string report = test::errors(kMinimal, {"DATA.SIZE=1", "optim.lr=0,5"});
   bool tried = false;
   for (const std::string name : {"de_DE", "tr_TR"}) {
-    const std::string make = "localedef -i " + name + " -f UTF-8 '" + (folder / (name + ".UTF-8")).string() + "' >/dev/null 2>&1";
+    const std::string make = "localedef -i " + name + " -f UTF-8 '" +
+                             (folder / (name + ".UTF-8")).string() + "' >/dev/null 2>&1";
     if (std::system(make.c_str()) != 0) continue;
     ::setenv("LOCPATH", folder.c_str(), 1);
     if (std::setlocale(LC_ALL, (name + ".UTF-8").c_str()) == nullptr) continue;

@@ -2,6 +2,7 @@
 #include "train/train.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -13,6 +14,14 @@ namespace diffuse {
 namespace {
 
 namespace fs = std::filesystem;
+
+/// These networks are too small to share: on a busy machine threads would only wait for each other.
+class OneThread : public testing::Environment {
+ public:
+  void SetUp() override { at::set_num_threads(1); }
+};
+[[maybe_unused]] testing::Environment* const one_thread =
+    testing::AddGlobalTestEnvironment(new OneThread);
 
 /// A small run on the shipped digits: everything that a training step reads.
 struct SmallRun {

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <map>
+
+#include "base/error.h"
+#include "data/dataset.h"
+#include "data/support.h"
+
+namespace diffuse {
+namespace {
+
+namespace fs = std::filesystem;
+
+DataOptions options_for(const TempFolder& folder) {
+  DataOptions options;
+  options.path = folder.path();
+  options.workers = 2;
+  return options;
+}
+
+std::vector<std::string> paths(const DataScan& scan) {
+  std::vector<std::string> out;
+  for (const DataEntry& e : scan.entries) out.push_back(e.path);
+  return out;
+}
+
+std::map<std::string, SkippedFile> by_path(const std::vector<SkippedFile>& skipped) {
+  std::map<std::string, SkippedFile> out;
+  for (const SkippedFile& s : skipped) out[s.path] = s;
+  return out;
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+TEST(Scan, ShippedDigits) {
+  DataOptions options;
+  options.path = std::string(DIFFUSE_SOURCE_DIR) + "/data/digits";
+  const DataScan scan = scan_folder(options, true);
+  EXPECT_EQ(scan.entries.size(), 1797u);
+  EXPECT_EQ(scan.skipped.size(), 0u);
+  EXPECT_EQ(scan.label_names,
+            (std::vector<std::string>{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}));
+  std::vector<int> counts(10);
+  for (const DataEntry& e : scan.entries) ++counts[static_cast<size_t>(e.label)];
+  EXPECT_EQ(counts, (std::vector<int>{178, 182, 177, 183, 181, 182, 181, 179, 174, 180}));
+}
+
+TEST(Scan, SortsPathsByBytes) {
+  const TempFolder folder;
+  for (const char* name : {"b/1.png",
+                           "a/10.png",
+                           "a/9.png",
+                           "a-b/x.png",
+                           "a/Z.png",
+                           "a/sub/1.png",
+                           "a/\xC3\xA4.png",
+                           "a/\xFF.png"})
+    folder.add_fixture("rgb.png", name);
+  const DataScan scan = scan_folder(options_for(folder), true);
+  EXPECT_EQ(paths(scan),
+            (std::vector<std::string>{"a-b/x.png",
+                                      "a/10.png",
+                                      "a/9.png",
+                                      "a/Z.png",
+                                      "a/sub/1.png",
+                                      "a/\xC3\xA4.png",
+                                      "a/\xFF.png",
+                                      "b/1.png"}));
+  EXPECT_EQ(scan.label_names, (std::vector<std::string>{"a", "a-b", "b"}));
+  EXPECT_EQ(scan.entries[0].label, 1);
+  EXPECT_EQ(scan.entries[4].label, 0);
+  EXPECT_EQ(scan.entries[7].label, 2);
+}
+
+TEST(Scan, LabelsFollowTheFolders) {
+  const TempFolder folder;
+  folder.add_fixture("rgb.png", "one.png");
+  folder.add_fixture("rgb.png", "two.png");
+  DataOptions options = options_for(folder);
+  const DataScan flat = scan_folder(options, true);
+  EXPECT_TRUE(flat.label_names.empty());
+  EXPECT_EQ(flat.entries[0].label, -1);
+  folder.add_fixture("rgb.png", "cats/a.png");
+  const std::string why = data_error([&] { scan_folder(options, true); });
+  EXPECT_TRUE(contains(why, "cats/") && contains(why, "data.labels: none")) << why;
+  options.labels = Labels::none;
+  const DataScan none = scan_folder(options, true);
+  EXPECT_EQ(none.entries.size(), 3u);
+  EXPECT_TRUE(none.label_names.empty());
+  for (const DataEntry& e : none.entries) EXPECT_EQ(e.label, -1);
+}
+
+TEST(Scan, NamesEverySkippedFile) {
+  const TempFolder folder;
+  folder.add_fixture("rgb.png", "a/good.png");
+  folder.add_fixture("444.jpg", "a/no-ending");
+  folder.write("README.txt", "BM and other text");
+  folder.write("a/Thumbs.db", "x");
+  folder.write("a/notes.png", "text");
+  folder.write("a/empty.jpg", "");
+  folder.add_fixture("other.webp", "a/photo.webp");
+  folder.add_fixture("other.gif", "a/film");
+  folder.add_fixture("huge.png", "a/huge.png");
+  folder.add_fixture("rgb.png", "a/._good.png");
+  folder.add_fixture("rgb.png", ".hidden/x.png");
+  folder.write("none/x.txt", "x");
+  const DataScan scan = scan_folder(options_for(folder), true);
+  EXPECT_EQ(paths(scan), (std::vector<std::string>{"a/good.png", "a/no-ending"}));
+  EXPECT_EQ(scan.label_names, std::vector<std::string>{"a"});
+  EXPECT_TRUE(std::is_sorted(scan.skipped.begin(),
+                             scan.skipped.end(),
+                             [](const auto& a, const auto& b) { return a.path < b.path; }));
+  struct Case {
+    const char* path;
+    const char* reason;
+    bool picture;
+  };
+  auto skipped = by_path(scan.skipped);
+  const std::vector<Case> cases = {{"README.txt", "not a picture", false},
+                                   {"a/Thumbs.db", "not a picture", false},
+                                   {"a/notes.png", "not a picture", true},
+                                   {"a/empty.jpg", "empty", true},
+                                   {"a/photo.webp", "WebP is not supported", true},
+                                   {"a/film", "GIF is not supported", true},
+                                   {"a/huge.png", "65535x65535", true},
+                                   {"a/._good.png", "hidden", false},
+                                   {".hidden", "hidden", false},
+                                   {"none/x.txt", "not a picture", false},
+                                   {"none/", "without pictures", false}};
+  EXPECT_EQ(skipped.size(), cases.size());
+  for (const Case& c : cases) {
+    EXPECT_TRUE(contains(skipped[c.path].reason, c.reason))
+        << c.path << ": " << skipped[c.path].reason;
+    EXPECT_EQ(skipped[c.path].picture, c.picture) << c.path;
+  }
+}
+
+TEST(Scan, WithoutHeadersGoesByNames) {
+  const TempFolder folder;
+  folder.write("a.JPEG", "text");
+  folder.write("b.txt", "text");
+  folder.add_fixture("rgb.png", "c");
+  const DataScan scan = scan_folder(options_for(folder), false);
+  EXPECT_EQ(paths(scan), std::vector<std::string>{"a.JPEG"});
+  EXPECT_EQ(scan.skipped.size(), 2u);
+}
+
+TEST(Scan, FollowsLinkedFoldersOnce) {
+  const TempFolder folder, other;
+  folder.add_fixture("rgb.png", "b/1.png");
+  other.add_fixture("rgb.png", "2.png");
+  other.add_fixture("rgb.png", "deep/3.png");
+  fs::create_directory_symlink("..", folder / "b/up");          // a loop
+  fs::create_directory_symlink("b", folder / "a");              // to a folder that is read anyway
+  fs::create_directory_symlink(other.path(), folder / "out");   // elsewhere
+  fs::create_directory_symlink(other.path(), folder / "out2");  // elsewhere, again
+  fs::create_directory_symlink("self", folder / "self");        // to itself
+  fs::create_symlink("1.png", folder / "b/link.png");
+  fs::create_symlink("nowhere.png", folder / "b/broken.png");
+  const DataScan scan = scan_folder(options_for(folder), true);
+  EXPECT_EQ(paths(scan),
+            (std::vector<std::string>{"b/1.png", "b/link.png", "out/2.png", "out/deep/3.png"}));
+  auto skipped = by_path(scan.skipped);
+  EXPECT_EQ(skipped.size(), 5u);
+  for (const char* name : {"b/up", "a", "out2"})
+    EXPECT_TRUE(contains(skipped[name].reason, "already read")) << name;
+  EXPECT_FALSE(skipped["self"].reason.empty());
+  EXPECT_TRUE(contains(skipped["b/broken.png"].reason, "dangling link"));
+  EXPECT_TRUE(skipped["b/broken.png"].picture);
+}
+
+TEST(Scan, PipesSocketsAndDevicesAreNotOpened) {
+  const TempFolder folder;
+  folder.add_fixture("rgb.png", "good.png");
+  ASSERT_EQ(::mkfifo((folder / "pipe.png").c_str(), 0600), 0);
+  fs::create_symlink("/dev/zero", folder / "zero.png");
+  const int socket = ::socket(AF_UNIX, SOCK_STREAM, 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string name = folder / "socket.png";
+  ASSERT_LT(name.size(), sizeof(address.sun_path));
+  std::copy(name.begin(), name.end(), address.sun_path);
+  ASSERT_EQ(::bind(socket, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  const DataScan scan = scan_folder(options_for(folder), true);
+  ::close(socket);
+  EXPECT_EQ(scan.entries.size(), 1u);
+  auto skipped = by_path(scan.skipped);
+  EXPECT_TRUE(contains(skipped["pipe.png"].reason, "pipe"));
+  EXPECT_TRUE(contains(skipped["zero.png"].reason, "device"));
+  EXPECT_TRUE(contains(skipped["socket.png"].reason, "socket"));
+}
+
+TEST(Scan, SizeMayStandBehindMuchMetadata) {
+  const TempFolder folder;
+  const auto file = read_all(kFixtures / "444.jpg");
+  const std::string segment = "\xFF\xED\xFF\xFF" + std::string(65533, '\0');
+  std::vector<uint8_t> longer(file.begin(), file.begin() + 2);
+  for (int i = 0; i < 3; ++i) longer.insert(longer.end(), segment.begin(), segment.end());
+  longer.insert(longer.end(), file.begin() + 2, file.end());
+  folder.write("long.jpg", longer);
+  EXPECT_EQ(scan_folder(options_for(folder), true).entries.size(), 1u);
+  EXPECT_EQ(decode_image(longer, {}).data, decode_image(file, {}).data);
+}
+
+TEST(Scan, FingerprintSeesNamesAndSizes) {
+  const TempFolder folder;
+  folder.add_fixture("rgb.png", "1.png");
+  folder.add_fixture("rgb.png", "2.png");
+  const auto print = [&] { return scan_folder(options_for(folder), true).fingerprint; };
+  const uint64_t first = print();
+  folder.write("notes.txt", "no matter");
+  EXPECT_EQ(print(), first);
+  folder.add_fixture("grey.png", "2.png");
+  const uint64_t second = print();
+  EXPECT_NE(second, first);
+  fs::rename(folder / "2.png", folder / "3.png");
+  EXPECT_NE(print(), second);
+}
+
+TEST(Scan, ErrorsSayWhatToDo) {
+  const TempFolder folder;
+  DataOptions options = options_for(folder);
+  const auto why = [&] { return data_error([&] { scan_folder(options, true); }); };
+  EXPECT_TRUE(contains(why(), "holds no picture; name a folder")) << why();
+  folder.add_fixture("other.webp", "a.webp");
+  EXPECT_TRUE(contains(why(), "a.webp: WebP is not supported")) << why();
+  options.path = folder / "missing";
+  EXPECT_TRUE(contains(why(), "No such file") && contains(why(), "--set data.path=DIR")) << why();
+  options.path = folder / "a.webp";
+  EXPECT_TRUE(contains(why(), "is not a folder")) << why();
+  options.path = "";
+  EXPECT_TRUE(contains(why(), "data.path is not set")) << why();
+  options.path = "/" + std::string(5000, 'x');
+  EXPECT_TRUE(contains(why(), "too long")) << why();
+}
+
+/// Root may read everything: drop to an ordinary user for the scope.
+class AsOrdinaryUser {
+ public:
+  AsOrdinaryUser() : id_(::geteuid()) { ok_ = id_ != 0 || ::seteuid(65534) == 0; }
+  ~AsOrdinaryUser() { restored_ = ::seteuid(id_) == 0; }
+  bool ok() const { return ok_; }
+
+ private:
+  uid_t id_;
+  bool ok_ = false, restored_ = false;
+};
+
+TEST(Scan, UnreadableFolderIsAnErrorUnreadableFileIsSkipped) {
+  const TempFolder folder;
+  folder.add_fixture("rgb.png", "a/1.png");
+  folder.add_fixture("rgb.png", "a/2.png");
+  folder.add_fixture("rgb.png", "b/3.png");
+  fs::permissions(folder.path(), fs::perms(0755));
+  fs::permissions(folder / "a/2.png", fs::perms::none);
+  {
+    const AsOrdinaryUser user;
+    ASSERT_TRUE(user.ok());
+    const DataScan scan = scan_folder(options_for(folder), true);
+    EXPECT_EQ(paths(scan), (std::vector<std::string>{"a/1.png", "b/3.png"}));
+    ASSERT_EQ(scan.skipped.size(), 1u);
+    EXPECT_TRUE(contains(scan.skipped[0].reason, "Permission denied"));
+    EXPECT_TRUE(scan.skipped[0].picture);
+  }
+  fs::permissions(folder / "b", fs::perms::none);
+  {
+    const AsOrdinaryUser user;
+    const std::string why = data_error([&] { scan_folder(options_for(folder), true); });
+    EXPECT_TRUE(contains(why, "/b: Permission denied")) << why;
+  }
+  fs::permissions(folder / "b", fs::perms(0755));
+}
+
+}  // namespace
+}  // namespace diffuse
