@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "base/log.h"
 #include "ops/noise.h"
@@ -37,11 +38,11 @@ std::vector<Image> to_images(const at::Tensor& x) {
   return out;
 }
 
-/// Pictures drawn at once when nothing is said: about 2^20 values, which keeps activations below a
-/// few GB.
+/// Pictures drawn at once when nothing is said: at most 64 and about 2^18 values, which keeps the
+/// activations of wide networks below a few GB.
 int64_t default_batch(const std::vector<int64_t>& shape) {
   const int64_t values = shape[0] * shape[1] * shape[2];
-  return std::clamp<int64_t>((int64_t{1} << 20) / (values * 4), 1, 64);
+  return std::clamp<int64_t>((int64_t{1} << 18) / values, 1, 64);
 }
 
 /// Whether step `i` of `steps` is one of `kept` evenly spaced ones, the last always included.
@@ -76,6 +77,27 @@ bool set_precision(Precision precision, at::Device device) {
   log::warn(
       "train.precision bf16: this processor has no bfloat16 instructions, so float32 is used");
   return false;
+}
+
+std::string describe_drawing(const Config& config, const DrawingRecord& record) {
+  nlohmann::ordered_json json{{"version", DIFFUSE_VERSION}};
+  if (!record.checkpoint.empty()) json["checkpoint"] = record.checkpoint;
+  json["step"] = record.step;
+  json["sampler"] = config.sample.sampler.name();
+  json["steps"] = config.sample.steps.value_or(config.diffusion.steps);
+  json["variance"] = config.diffusion.variance.name();
+  json["clip"] = config.sample.clip;
+  json["weights"] = config.sample.weights == WeightSet::raw ? "raw" : "ema";
+  json["seed"] = config.sample.seed;
+  json["first"] = record.first;
+  json["count"] = record.count;
+  if (!record.label.empty()) json["class"] = record.label;
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+std::string zero_padded(int64_t value, size_t digits) {
+  std::string text = std::to_string(value);
+  return text.insert(0, text.size() < digits ? digits - text.size() : 0, '0');
 }
 
 std::vector<int64_t> labels_in_turn(int64_t count, int64_t num_classes) {

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
 
 #include <cstdint>
 #include <functional>
+#include <new>
 #include <optional>
 #include <string>
 #include <vector>
@@ -45,6 +47,35 @@ struct Drawing {
 std::optional<Drawing> draw(const UNet& network,
                             const Weights& weights,
                             const DrawRequest& request);
+
+/// What a picture's text chunk "diffuse" says, as JSON: enough to draw it again.
+struct DrawingRecord {
+  std::string checkpoint;  // its hash; empty: drawn during training
+  int64_t step = 0;
+  int64_t first = 0;  // pictures first .. first + count - 1 of the seed
+  int64_t count = 0;
+  std::string label;  // the class, or empty
+};
+std::string describe_drawing(const Config& config, const DrawingRecord& record);
+
+/// 12 as "000012".
+std::string zero_padded(int64_t value, size_t digits);
+
+/// Runs `f`; an allocation that fails in it becomes Error{device} with the remedy.
+template <class F>
+auto with_memory_advice(const std::string& remedy, F f) {
+  try {
+    return f();
+  } catch (const c10::Error& e) {
+    const std::string text = e.what_without_backtrace();
+    if (dynamic_cast<const c10::OutOfMemoryError*>(&e) == nullptr &&
+        text.find("allocate memory") == std::string::npos)
+      throw;
+    throw Error(Exit::device, "out of memory: " + text.substr(0, text.find('\n')) + "; " + remedy);
+  } catch (const std::bad_alloc&) {
+    throw Error(Exit::device, "out of memory; " + remedy);
+  }
+}
 
 /// count labels: classes in turn.
 std::vector<int64_t> labels_in_turn(int64_t count, int64_t num_classes);

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "base/files.h"
 #include "base/log.h"
@@ -41,7 +40,9 @@ Outputs plan_outputs(const SampleRequest& request) {
     return out;
   }
   const fs::path target = request.out.empty() ? "samples.png" : request.out;
-  if (target.extension() == ".png") {
+  std::string extension = target.extension();
+  for (char& c : extension) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  if (extension == ".png") {
     const fs::path stem = fs::path(target).replace_extension();
     out.grid = target;
     if (request.trajectory > 0) out.trajectory = stem.string() + "-trajectory.png";
@@ -53,9 +54,9 @@ Outputs plan_outputs(const SampleRequest& request) {
   }
   for (const fs::path& path : {out.grid, out.trajectory, out.singles}) {
     if (path.empty()) continue;
-    if (!request.force && fs::exists(path))
-      throw Error(Exit::run_folder, path.string() + " exists; choose another --out or add --force");
     std::error_code error;
+    if (!request.force && fs::exists(path, error))
+      throw Error(Exit::run_folder, path.string() + " exists; choose another --out or add --force");
     const fs::path folder = path == out.singles ? path : path.parent_path();
     if (!folder.empty()) fs::create_directories(folder, error);
     if (error)
@@ -162,24 +163,22 @@ int run_sample(const SampleRequest& request) {
       progress.update(
           done, std::to_string(done / steps) + "/" + std::to_string(request.count) + " pictures");
     };
-    drawing = draw(network, network.layout().views(flat), wanted);
+    const int64_t batch = config.sample.batch.value_or(64);
+    drawing = with_memory_advice(
+        "fewer pictures at once: --batch " + std::to_string(std::max<int64_t>(batch / 2, 1)),
+        [&] { return draw(network, network.layout().views(flat), wanted); });
   }
   if (!drawing) return static_cast<int>(signals.stop());
 
-  nlohmann::ordered_json made{{"version", DIFFUSE_VERSION},
-                              {"checkpoint", checkpoint_hash(checkpoint)},
-                              {"step", info.step},
-                              {"sampler", config.sample.sampler.name()},
-                              {"steps", steps},
-                              {"variance", config.diffusion.variance.name()},
-                              {"clip", config.sample.clip},
-                              {"weights", raw ? "raw" : "ema"},
-                              {"seed", config.sample.seed}};
   const auto text = [&](int64_t first, int64_t count) {
-    auto json = made;
-    json["first"] = first;
-    json["count"] = count;
-    return std::vector<std::pair<std::string, std::string>>{{"diffuse", json.dump()}};
+    return std::vector<std::pair<std::string, std::string>>{
+        {"diffuse",
+         describe_drawing(config,
+                          {.checkpoint = checkpoint_hash(checkpoint),
+                           .step = info.step,
+                           .first = first,
+                           .count = count,
+                           .label = info.num_classes > 0 ? request.label : ""})}};
   };
   const int64_t columns =
       request.grid.empty()
@@ -193,10 +192,9 @@ int run_sample(const SampleRequest& request) {
     return 0;
   }
   for (int64_t i = 0; !outputs.singles.empty() && i < request.count; ++i) {
-    std::string name = std::to_string(i);
-    name.insert(0, name.size() < 6 ? 6 - name.size() : 0, '0');
-    write_png(
-        outputs.singles / (name + ".png"), drawing->images[static_cast<size_t>(i)], text(i, 1));
+    write_png(outputs.singles / (zero_padded(i, 6) + ".png"),
+              drawing->images[static_cast<size_t>(i)],
+              text(i, 1));
   }
   if (!outputs.trajectory.empty())
     write_png(outputs.trajectory, trajectory_grid(*drawing), text(0, request.count));

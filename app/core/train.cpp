@@ -27,10 +27,8 @@ namespace fs = std::filesystem;
 
 /// The checkpoint to go on from; none: a new run.
 std::optional<fs::path> find_start(const TrainRequest& request) {
-  const bool automatic =
-      request.resume == "auto" || (request.resume.empty() && !request.run_dir.empty());
-  if (request.resume == "never" || (request.resume.empty() && !automatic)) return std::nullopt;
-  if (!automatic) return find_checkpoint(request.resume);
+  if (request.resume == "never") return std::nullopt;
+  if (request.resume != "auto") return find_checkpoint(request.resume);
   if (request.run_dir.empty())
     throw Error(Exit::usage, "--resume auto needs --run-dir: which run is to go on?");
   return newest_checkpoint(fs::path(request.run_dir) / "checkpoints");
@@ -51,6 +49,15 @@ void refuse_changes(const TrainRequest& request,
   const Config before =
       load_config_text(saved.config, (checkpoint / "config.yaml").string(), checkpoint, {}).config;
   std::vector<std::string> changed = config_differences(before, now, true);
+  // A schedule table is compared by its numbers: the checkpoint has a copy of the file.
+  if (now.diffusion.schedule.name() == "table" && before.diffusion.schedule.name() == "table") {
+    std::erase_if(changed, [](const std::string& line) {
+      return line.starts_with("diffusion.schedule.file:");
+    });
+    if (before.diffusion.schedule(before.diffusion.steps) !=
+        now.diffusion.schedule(now.diffusion.steps))
+      changed.push_back("diffusion.schedule.file: other numbers");
+  }
   // The learning rate's decay depends on the length of the run.
   if (now.optim.decay != Decay::constant && before.train.steps != now.train.steps)
     changed.push_back("train.steps: " + std::to_string(before.train.steps) + " -> " +
@@ -78,10 +85,13 @@ void refuse_other_data(const TrainRequest& request,
                     "data.path");
 }
 
-Dataset open_data(const TrainRequest& request) {
-  Progress progress(request.global.progress, "decode", 0, 0);
+Dataset open_data(const TrainRequest& request, const Signals& signals) {
+  std::optional<Progress> progress;
   return Dataset(request.loaded.config.data, [&](int64_t done, int64_t total) {
-    progress.update(done, std::to_string(done) + "/" + std::to_string(total) + " pictures");
+    if (signals.stop() != Exit::ok)
+      throw Error(signals.stop(), "stopped while the pictures were read; nothing was lost");
+    if (!progress) progress.emplace(request.global.progress, "decode", 0, total);
+    progress->update(done, "pictures");
   });
 }
 
@@ -94,19 +104,6 @@ int64_t count_classes(const Config& config, const DataScan& scan) {
   return static_cast<int64_t>(scan.label_names.size());
 }
 
-/// The message for an allocation that failed, with what to type.
-[[noreturn]] void rethrow_out_of_memory(const c10::Error& e, const TrainSetup& setup) {
-  const std::string text = e.what_without_backtrace();
-  const bool memory = dynamic_cast<const c10::OutOfMemoryError*>(&e) != nullptr ||
-                      text.find("allocate memory") != std::string::npos;
-  if (!memory) throw;
-  const int64_t half = std::max<int64_t>(setup.micro_batch / 2, 1);
-  throw Error(
-      Exit::device,
-      "out of memory: " + text.substr(0, text.find('\n')) +
-          "\nThe same training with less memory: --set train.micro_batch=" + std::to_string(half));
-}
-
 std::vector<std::pair<std::string, std::string>> environment(at::Device device) {
   std::string name = device.str();
   if (const CudaOps* cuda = device.is_cuda() ? open_cuda() : nullptr)
@@ -117,14 +114,10 @@ std::vector<std::pair<std::string, std::string>> environment(at::Device device) 
           {"threads", std::to_string(at::get_num_threads())}};
 }
 
-std::string padded(int64_t step) {
-  std::string name = std::to_string(step);
-  return name.insert(0, name.size() < 9 ? 9 - name.size() : 0, '0');
-}
-
 /// Trains for one step and reports; nothing is written.
 int dry_run(const TrainRequest& request, TrainState& state, TrainSetup setup, Batches& batches) {
-  setup.steps = 1;
+  setup.steps = state.step + 1;
+  state.tally.narrow(0, 0, Tally::window_end).zero_();
   const WorkClock clock;
   train(state, setup, batches, {}, [] { return true; });
   const double seconds = clock.seconds();
@@ -158,6 +151,13 @@ struct Session {
   std::optional<RunFolder> folder;  // none for a dry run
   RunStatus status;
 
+  /// `start`, when it lies in the run's own folder.
+  std::optional<fs::path> own_start() const {
+    std::error_code error;
+    const bool own =
+        start && folder && fs::equivalent(start->parent_path(), folder->checkpoints(), error);
+    return own ? start : std::nullopt;
+  }
   bool stopping() const { return signals.stop() != Exit::ok; }
   bool out_of_time() const {
     return request.stop_after_seconds > 0 &&
@@ -184,12 +184,11 @@ void write_record(Session& session) {
   session.write_status("running", std::nullopt);
 }
 
-/// data_report.jsonl from what is known now. Returns the number of files.
-size_t report_skipped_files(const Session& session, const Dataset& data) {
+/// data_report.jsonl from what is known now.
+void report_skipped_files(const Session& session, const Dataset& data) {
   std::vector<std::pair<std::string, std::string>> lines;
   for (const SkippedFile& file : data.bad()) lines.emplace_back(file.path, file.reason);
   if (session.folder) session.folder->write_data_report(lines);
-  return lines.size();
 }
 
 /// Trains in session.folder. Returns whether all steps are done.
@@ -201,7 +200,7 @@ bool train_in_folder(Session& session,
   const Config& config = session.config;
   const RunFolder& folder = *session.folder;
   TrainLog log(config, folder, state, batches, session.request.global.progress);
-  Saver saver(config, folder, setup.network, info, state);
+  Saver saver(config, folder, setup.network, info, state, session.own_start());
   const auto update_status = [&] {
     session.status.step = state.step;
     session.status.last_checkpoint = saver.last();
@@ -223,7 +222,16 @@ bool train_in_folder(Session& session,
         stopping);
     if (!grid) return;
     try {
-      write_png(folder.samples() / ("step-" + padded(s.step) + ".png"), *grid);
+      const std::string how =
+          describe_drawing(config,
+                           {.checkpoint = "",
+                            .step = s.step,
+                            .first = 0,
+                            .count = config.sample.grid[0] * config.sample.grid[1],
+                            .label = ""});
+      write_png(folder.samples() / ("step-" + zero_padded(s.step, 9) + ".png"),
+                *grid,
+                {{"diffuse", how}});
     } catch (const Error& e) {
       log::warn(std::string("no sample grid: ") + e.what());
     }
@@ -264,32 +272,38 @@ bool train_in_folder(Session& session,
 int run_session(Session& session) {
   const TrainRequest& request = session.request;
   const Config& config = session.config;
-  if (session.folder) write_record(session);
-  const Dataset data = open_data(request);
+  const Dataset data = open_data(request, session.signals);
   const int64_t num_classes = count_classes(config, data.scan());
+  // The checkpoint alone must be enough: it takes a copy of a schedule table along.
+  Config kept = config;
+  std::string schedule_table;
+  if (auto* table = kept.diffusion.schedule.options<TableSchedule>()) {
+    schedule_table = read_file(table->file, Exit::config, 64 << 20);
+    table->file = "schedule.txt";
+  }
   const CheckpointInfo info{
       .step = 0,
-      .config = write_config(config, false),
+      .config = write_config(kept, false),
       .seed = static_cast<uint64_t>(config.run.seed),
       .num_classes = num_classes,
       .class_names = num_classes > 0 ? data.scan().label_names : std::vector<std::string>(),
       .images = data.size(),
-      .fingerprint = data.scan().fingerprint};
+      .fingerprint = data.scan().fingerprint,
+      .schedule_table = schedule_table};
   if (session.saved) refuse_other_data(request, *session.saved, info);
-  if (!request.dry_run && !session.folder) {
-    session.folder.emplace(RunFolder::create(config.run.root, config.run.name));
+  if (!request.dry_run) {
+    if (!session.folder)
+      session.folder.emplace(RunFolder::create(config.run.root, config.run.name));
     write_record(session);
   }
-  if (const size_t skipped = report_skipped_files(session, data); skipped > 0)
-    log::warn(std::to_string(skipped) + " files are not used" +
-              (session.folder
-                   ? "; reasons in " + (session.folder->path() / "data_report.jsonl").string()
-                   : ""));
-
+  report_skipped_files(session, data);
   const UNet network = make_network(config, num_classes);
   const Objective objective(config.diffusion, session.device);
   TrainState state(network.layout(), network.layout().initial(info.seed).to(session.device));
-  if (session.start) load_state(*session.start, network.layout(), state);
+  if (session.start) {
+    load_state(*session.start, network.layout(), state);
+    if (session.folder) set_aside_newer(session.folder->checkpoints(), state.step);
+  }
   const TrainSetup setup{
       .network = network,
       .objective = objective,
@@ -302,25 +316,20 @@ int run_session(Session& session) {
       .seed = info.seed,
       .bf16 = session.bf16};
   Batches batches(data, config.data, config.train.batch, info.seed, state.step);
-  try {
-    if (request.dry_run) return dry_run(request, state, setup, batches);
-    log::info(
-        (session.start ? "going on from " + session.start->string() + " in " : "training in ") +
-        session.folder->path().string() + ": " + std::to_string(data.size()) + " pictures, " +
-        std::to_string(network.parameter_count()) + " parameters, " + session.device.str() +
-        (session.bf16 ? " bf16" : ""));
-    const bool finished = train_in_folder(session, state, setup, info, batches);
-    report_skipped_files(session, data);
-    const Exit code =
-        finished ? Exit::ok : (session.stopping() ? session.signals.stop() : Exit::stopped);
-    session.write_status(finished ? "finished" : "stopped", static_cast<int>(code));
-    log::info((finished ? "finished: " : "stopped: ") + std::to_string(state.step) + " of " +
-              std::to_string(config.train.steps) + " steps, " +
-              format_duration(session.clock.seconds()) + ", in " + session.folder->path().string());
-    return static_cast<int>(code);
-  } catch (const c10::Error& e) {
-    rethrow_out_of_memory(e, setup);
-  }
+  if (request.dry_run) return dry_run(request, state, setup, batches);
+  log::info((session.start ? "going on from " + session.start->string() + " in " : "training in ") +
+            session.folder->path().string() + ": " + std::to_string(data.size()) + " pictures, " +
+            std::to_string(network.parameter_count()) + " parameters, " + session.device.str() +
+            (session.bf16 ? " bf16" : ""));
+  const bool finished = train_in_folder(session, state, setup, info, batches);
+  report_skipped_files(session, data);
+  const Exit code =
+      finished ? Exit::ok : (session.stopping() ? session.signals.stop() : Exit::stopped);
+  session.write_status(finished ? "finished" : "stopped", static_cast<int>(code));
+  log::info((finished ? "finished: " : "stopped: ") + std::to_string(state.step) + " of " +
+            std::to_string(config.train.steps) + " steps, " +
+            format_duration(session.clock.seconds()) + ", in " + session.folder->path().string());
+  return static_cast<int>(code);
 }
 
 }  // namespace
@@ -346,21 +355,33 @@ int run_train(const TrainRequest& request) {
   if (session.start) {
     session.saved = load_info(*session.start);
     session.status.step = session.saved->step;
+    if (session.own_start())
+      session.status.last_checkpoint =
+          fs::relative(*session.start, session.folder->path()).string();
     refuse_changes(request, *session.start, *session.saved);
     if (session.saved->step >= session.config.train.steps) {
       log::info(session.start->string() + " has all " + std::to_string(session.config.train.steps) +
                 " steps: nothing to do. A longer run: --set train.steps=N");
+      if (session.own_start()) session.write_status("finished", 0);
       return 0;
     }
   }
   session.device = pick_device(session.config.train.device);
   session.bf16 = set_precision(session.config.train.precision, session.device);
+  const int64_t rows = session.config.train.micro_batch.value_or(session.config.train.batch);
+  const std::string remedy = rows > 1
+                                 ? "the same training with less memory: --set train.micro_batch=" +
+                                       std::to_string(rows / 2)
+                                 : "use a smaller model or data.size";
   try {
-    const int code = run_session(session);
+    const int code = with_memory_advice(remedy, [&] { return run_session(session); });
     log::close_file();
     return code;
   } catch (const Error& e) {
     session.write_status("failed", static_cast<int>(e.code));
+    throw;
+  } catch (...) {
+    session.write_status("failed", static_cast<int>(Exit::bug));
     throw;
   }
 }

@@ -55,7 +55,8 @@ TrainLog::TrainLog(const Config& config,
       last_step_(state.step),
       skipped_(static_cast<int64_t>(state.tally[Tally::skipped].item<double>())) {
   if (config.log.tensorboard)
-    write_or_warn("TensorBoard file", [&] { tensorboard_.emplace(folder.tensorboard()); });
+    write_or_warn("TensorBoard file",
+                  [&] { tensorboard_.emplace(folder.tensorboard(), state.logged_step); });
 }
 
 void TrainLog::write(TrainState& state) {
@@ -92,7 +93,7 @@ void TrainLog::write(TrainState& state) {
   // A line that the end of the run makes between two regular ones is no part of the series: were
   // the run longer, its steps would belong to the next regular line.
   if (state.step % config_.log.every_steps == 0) {
-    state.tally.narrow(0, Tally::steps, Tally::grad_norm + 1).zero_();
+    state.tally.narrow(0, 0, Tally::window_end).zero_();
     state.logged_step = state.step;
   }
   last_step_ = state.step;
@@ -107,14 +108,14 @@ void TrainLog::report_skipped(int64_t step, const double* tally) {
               " were skipped, because the loss or the gradient was not finite (" +
               std::to_string(skipped) + " in all)");
   skipped_ = skipped;
-  const auto in_row = static_cast<int64_t>(tally[Tally::skipped_in_row]);
+  const auto in_row = static_cast<int64_t>(tally[Tally::longest_row]);
   if (config_.optim.max_skips_in_row > 0 && in_row >= config_.optim.max_skips_in_row)
     throw Error(
         Exit::diverged,
-        "training diverged: the last " + std::to_string(in_row) + " updates up to step " +
+        "training diverged: " + std::to_string(in_row) + " updates in a row before step " +
             std::to_string(step) +
-            " had a loss or gradient that was not finite; the checkpoints hold the weights of "
-            "the last good update. Try a lower optim.lr, a longer optim.warmup_steps, or "
+            " had a loss or gradient that was not finite. The checkpoints so far are kept. Try a "
+            "lower optim.lr, a longer optim.warmup_steps, or "
             "train.precision=fp32");
 }
 
@@ -136,19 +137,15 @@ Saver::Saver(const Config& config,
              const RunFolder& folder,
              const UNet& network,
              CheckpointInfo info,
-             const TrainState& state)
+             const TrainState& state,
+             const std::optional<std::filesystem::path>& start)
     : options_(config.checkpoint),
       run_folder_(folder.path()),
       folder_(folder.checkpoints()),
       network_(network),
       info_(std::move(info)),
-      saved_step_(-1) {
-  // A resumed run has its step already; a run started from another folder's checkpoint has not.
-  for (const auto& checkpoint : list_checkpoints(folder_))
-    if (load_info(checkpoint).step == state.step) {
-      saved_step_ = state.step;
-      last_ = std::filesystem::relative(checkpoint, run_folder_).string();
-    }
+      saved_step_(start ? state.step : -1) {
+  if (start) last_ = std::filesystem::relative(*start, run_folder_).string();
 }
 
 bool Saver::overdue() const {

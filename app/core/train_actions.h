@@ -84,11 +84,13 @@ class TrainLog {
 /// Checkpoints: retried at the next interval when the disk refuses, at most twice.
 class Saver {
  public:
+  /// `start`: the checkpoint in `folder` that `state` was loaded from, if it was.
   Saver(const Config& config,
         const RunFolder& folder,
         const UNet& network,
         CheckpointInfo info,
-        const TrainState& state);
+        const TrainState& state,
+        const std::optional<std::filesystem::path>& start);
 
   /// Saves unless this very step is saved. With `must`, a failure is not put off. Throws
   /// Error{write}.

@@ -388,6 +388,22 @@ fs::path find_checkpoint(const fs::path& path) {
                   "; give a checkpoint, a run folder, or its `checkpoints` folder");
 }
 
+void set_aside_newer(const fs::path& folder, int64_t step) {
+  for (const fs::path& path : list_checkpoints(folder)) {
+    const std::string name = path.filename().string();
+    if (*step_of(name) <= step) continue;
+    fs::path aside = folder / ("aside-" + name);
+    for (int i = 2; fs::exists(aside); ++i)
+      aside = folder / ("aside-" + name + "-" + std::to_string(i));
+    std::error_code error;
+    fs::rename(path, aside, error);
+    if (error)
+      throw Error(Exit::run_folder, "cannot rename " + path.string() + ": " + error.message());
+    log::warn(path.string() + " is later than step " + std::to_string(step) +
+              ", from which the run goes on: renamed to " + aside.filename().string());
+  }
+}
+
 void prune_checkpoints(const fs::path& folder, int64_t keep_last, int64_t keep_every_steps) {
   std::vector<fs::path> all;
   try {

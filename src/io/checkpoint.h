@@ -57,6 +57,11 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 /// told to.
 std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& folder);
 
+/// Renames checkpoints of a later step than `step` to aside-step-N, with a warning: a run that goes
+/// on from `step` writes those steps again, and neither a damaged nor an abandoned one may count as
+/// newest. Throws Error{run_folder}.
+void set_aside_newer(const std::filesystem::path& folder, int64_t step);
+
 /// Removes all but the newest `keep_last` (at least one) and those at multiples of
 /// `keep_every_steps` (0: none), and leftovers of killed writers. Warns and never throws: the run
 /// can go on.

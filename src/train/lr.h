@@ -11,8 +11,9 @@ namespace diffuse {
 /// from lr / warmup_steps, then constant, half a cosine to 0, or a line to 0.
 double learning_rate(const OptimOptions& options, int64_t step, int64_t steps);
 
-/// Decay of the EMA at update number `update` (1, 2, ...): min(ema_decay, 1 - update^-ema_power),
-/// so the first update replaces the random initial weights and the average grows with the run.
+/// Decay of the EMA at step number `update` (1, 2, ...): min(ema_decay, 1 - update^-ema_power), so
+/// the first step replaces the random initial weights and the average grows with the run. A skipped
+/// step leaves the average as it is; Tally::ema_initial knows what is left of the initial weights.
 double ema_decay(const OptimOptions& options, int64_t update);
 
 }  // namespace diffuse

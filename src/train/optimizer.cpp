@@ -28,6 +28,8 @@ void add_to_tally(TrainState& state,
   tally[Tally::grad_norm].add_(kept(norm));
   tally[Tally::skipped].add_(bad);
   tally[Tally::skipped_in_row].add_(1).mul_(bad);
+  const at::Tensor longest = tally[Tally::longest_row];
+  longest.copy_(at::maximum(longest, tally[Tally::skipped_in_row]));
   tally[Tally::ema_initial].mul_(at::rsub(at::mul(ok, 1 - decay), 1.0));
 }
 

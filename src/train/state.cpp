@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t kFormat = 1;
 constexpr const char* kExpAvg = "exp_avg.";
 constexpr const char* kExpAvgSq = "exp_avg_sq.";
+constexpr const char* kScheduleTable = "schedule.txt";
 
 /// The tensors of a flat CPU buffer as views of bytes, named prefix + parameter name.
 void add_views(std::vector<TensorView>& out,
@@ -129,6 +130,8 @@ std::filesystem::path save_state(const std::filesystem::path& folder,
   json["fingerprint"] = info.fingerprint;
   files[4].name = "state.json";
   files[4].text = json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  if (!info.schedule_table.empty())
+    files.push_back({.name = kScheduleTable, .tensors = {}, .text = info.schedule_table});
   return write_checkpoint(folder, state.step, files, verify_after_write);
 }
 
@@ -142,6 +145,8 @@ CheckpointInfo load_info(const std::filesystem::path& checkpoint) {
     info.class_names = json.at("class_names").get<std::vector<std::string>>();
     info.images = json.at("images").get<int64_t>();
     info.fingerprint = json.at("fingerprint").get<uint64_t>();
+    if (std::filesystem::exists(checkpoint / kScheduleTable))
+      info.schedule_table = read_file(checkpoint / kScheduleTable, Exit::checkpoint, 64 << 20);
     return info;
   });
 }

@@ -16,14 +16,16 @@ namespace diffuse {
 /// Sums since the last log line, as one float64 tensor on the device: nothing is read per step.
 struct Tally {
   enum Slot : int64_t {
-    steps,           // optimizer steps
-    good,            // of them with finite loss and gradient
-    loss,            // sum over good steps
-    loss_raw,        // likewise, unweighted
-    grad_norm,       // likewise, before clipping
-    skipped,         // since the beginning of the run
-    skipped_in_row,  // up to now
-    ema_initial,     // share of the initial random weights in the EMA
+    steps,                 // optimizer steps
+    good,                  // of them with finite loss and gradient
+    loss,                  // sum over good steps
+    loss_raw,              // likewise, unweighted
+    grad_norm,             // likewise, before clipping
+    longest_row,           // most skipped steps in a row
+    window_end,            // what is above is cleared at each log line, what follows is not
+    skipped = window_end,  // since the beginning of the run
+    skipped_in_row,        // up to now
+    ema_initial,           // share of the initial random weights in the EMA
     count,
   };
 };
@@ -52,6 +54,8 @@ struct CheckpointInfo {
   std::vector<std::string> class_names;
   int64_t images = 0;  // size and fingerprint of the data set
   uint64_t fingerprint = 0;
+  std::string schedule_table;  // content of the file that schedule `table` names; `config` says
+                               // schedule.txt
 };
 
 /// Writes checkpoint `state.step` under `folder` (io/checkpoint.h). Throws Error{write}.

@@ -33,16 +33,22 @@ Rows draw_rows(const TrainSetup& setup,
                          {static_cast<int64_t>(values.size())},
                          type);
   };
+  // From pinned memory a copy to the GPU does not wait for the work that is queued there.
+  const auto to_device = [&](const at::Tensor& host) {
+    return device.is_cuda()
+               ? host.pin_memory().to(device, host.scalar_type(), /*non_blocking=*/true)
+               : host;
+  };
   const std::vector<int64_t>& image_shape = setup.image_shape;
   const int64_t values = image_shape[0] * image_shape[1] * image_shape[2];
   Rows rows;
   const at::Tensor pixels = whole(batch.pixels, at::kByte)
                                 .narrow(0, first * values, n * values)
                                 .view({n, image_shape[0], image_shape[1], image_shape[2]});
-  rows.x0 = pixels.to(device).to(at::kFloat).div_(127.5).sub_(1);  // 0..255 -> [-1, 1]
-  rows.t = whole(times, at::kLong).narrow(0, first, n).clone().to(device);
+  rows.x0 = to_device(pixels).to(at::kFloat).div_(127.5).sub_(1);  // 0..255 -> [-1, 1]
+  rows.t = to_device(whole(times, at::kLong).narrow(0, first, n).clone());
   if (setup.network.num_classes() > 0)
-    rows.labels = whole(batch.labels, at::kLong).narrow(0, first, n).clone().to(device);
+    rows.labels = to_device(whole(batch.labels, at::kLong).narrow(0, first, n).clone());
   rows.eps = at::empty_like(rows.x0);
   fill_normal(rows.eps, setup.seed, Purpose::noise, static_cast<uint64_t>(batch.step), first);
   return rows;

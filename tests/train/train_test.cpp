@@ -112,7 +112,8 @@ TEST(Train, ResumedThroughACheckpointIsBitExact) {
                               .num_classes = 0,
                               .class_names = {},
                               .images = 1797,
-                              .fingerprint = 5};
+                              .fingerprint = 5,
+                              .schedule_table = ""};
     const fs::path checkpoint = save_state(folder.path, first, run.network->layout(), info, true);
     EXPECT_EQ(load_info(checkpoint).step, stop_at);
     EXPECT_EQ(load_info(checkpoint).fingerprint, 5u);
@@ -154,7 +155,7 @@ TEST(Train, LearnsAndActionsRunWhenDue) {
              logged.push_back(s.step);
              last = s.tally[Tally::loss].item<double>() / 20;
              if (logged.size() == 1) first = last;
-             s.tally.narrow(0, 0, Tally::grad_norm + 1).zero_();
+             s.tally.narrow(0, 0, Tally::window_end).zero_();
            }},
       {.due = every(1), .run = [&](TrainState& s) { always.push_back(s.step); }},
       {.due = every(0), .run = [](TrainState&) { FAIL(); }},
