@@ -125,6 +125,20 @@ struct Batches::Impl {
 
   Slot& slot(int64_t step) { return slots[static_cast<size_t>(step) % slots.size()]; }
 
+  /// Makes the slot ready for its pieces. Without the memory for them the batch is a single piece
+  /// that failed, and why is returned.
+  std::exception_ptr prepare(Slot& s, int64_t step) const {
+    s.pieces_left = pieces();
+    s.error = nullptr;
+    try {
+      s.content = empty_batch(step);
+      return nullptr;
+    } catch (...) {
+      s.pieces_left = 1;
+      return std::current_exception();
+    }
+  }
+
   void work() {
     std::unique_lock lock(mutex);
     for (;;) {
@@ -134,19 +148,15 @@ struct Batches::Impl {
       if (stopping) return;
       const int64_t step = next_step, piece = next_piece;
       Slot& s = slot(step);
-      if (piece == 0) {
-        s.content = empty_batch(step);
-        s.pieces_left = pieces();
-        s.error = nullptr;
-      }
-      if (++next_piece == pieces()) {
+      std::exception_ptr error = piece == 0 ? prepare(s, step) : nullptr;
+      if (error || ++next_piece == pieces()) {
         next_piece = 0;
         ++next_step;
       }
       lock.unlock();
-      std::exception_ptr error;
       try {
-        fill(s.content, piece * kPieceImages, std::min((piece + 1) * kPieceImages, batch));
+        if (!error)
+          fill(s.content, piece * kPieceImages, std::min((piece + 1) * kPieceImages, batch));
       } catch (...) {
         error = std::current_exception();
       }

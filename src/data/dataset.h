@@ -36,9 +36,9 @@ struct DataScan {
 /// Recursive; hidden files and folders are left out, symlinked folders followed once. With
 /// `read_headers` the type is read by content and files that are no pictures, too large or damaged
 /// in the header are listed in `skipped`; without, files are taken by their names' endings. With
-/// labels: subfolder, the first folder of a path is its class; pictures that lie in no subfolder at
-/// all have no label. Throws Error{data} when the folder is missing, cannot be read or holds no
-/// picture, or when pictures lie both beside and in class folders.
+/// labels: subfolder, the first folder of a path is its class; where a picture lies in no
+/// subfolder, none has a label (a message says so if others do). Throws Error{data} when the folder
+/// is missing, cannot be read or holds no picture.
 DataScan scan_folder(const DataOptions& options, bool read_headers);
 
 /// "skipped N files, the first:" and a line for each of the first `most`.

@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/log.h"
 #include "data/dataset.h"
 #include "data/jpeg.h"
 #include "data/parallel.h"
@@ -192,12 +193,12 @@ void set_labels(DataScan& scan, const std::string& folder) {
       classes.emplace(name, 0);
   }
   if (classes.empty()) return;
-  if (in_root != nullptr)
-    throw Error(
-        Exit::data,
-        folder + " holds pictures beside its class folders (" + in_root->path + " lies beside " +
-            classes.begin()->first +
-            "/): move them into a class folder, or train without labels (data.labels: none)");
+  if (in_root != nullptr) {
+    log::info(folder + ": no classes, because pictures lie beside the folders too (" +
+              in_root->path + " beside " + classes.begin()->first +
+              "/); with classes, each picture lies in a folder");
+    return;
+  }
   for (auto& [name, label] : classes) {
     label = static_cast<int64_t>(scan.label_names.size());
     scan.label_names.push_back(name);

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
+#include <stdexcept>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -199,6 +201,19 @@ TEST_F(BatchesTest, NothingLeftIsAnError) {
   options_.workers = 3;
   Batches batches(data, options_, 2, 1, 0);
   EXPECT_NE(data_error([&] { batches.next(); }).find("no picture in"), std::string::npos);
+}
+
+TEST_F(BatchesTest, ABatchThatFitsIntoNoMemoryIsAnErrorNotTheEnd) {
+  const Dataset data(options_);
+  const int64_t image_bytes = options_.channels * options_.height() * options_.width();
+  // More than any vector may hold, so that no allocator is asked.
+  const int64_t batch = std::numeric_limits<int64_t>::max() / image_bytes + 1;
+  for (const int64_t workers : {0, 3}) {
+    options_.workers = workers;
+    Batches batches(data, options_, batch, 1, 0);
+    EXPECT_THROW(batches.next(), std::length_error) << workers;
+    EXPECT_THROW(batches.next(), std::length_error) << workers;  // and again when asked again
+  }
 }
 
 TEST_F(BatchesTest, StopsCleanlyAtAnyMoment) {
