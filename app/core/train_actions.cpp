@@ -8,6 +8,7 @@
 
 #include "base/files.h"
 #include "base/log.h"
+#include "ops/cuda.h"
 #include "report/plot.h"
 #include "train/lr.h"
 
@@ -80,6 +81,9 @@ void TrainLog::write(TrainState& state) {
                 {"time", total_clock_.seconds()},
                 {"img_s", images_per_second_},
                 {"data_wait", wait}};
+  if (const at::Device device = state.ema.device(); device.is_cuda())
+    row.values.emplace_back("vram_gb",
+                            static_cast<double>(open_cuda()->memory_peak(device.index())) / 1e9);
   metrics_.write(row);
   if (tensorboard_) tensorboard_->scalars(row);
   rows_.push_back(row);

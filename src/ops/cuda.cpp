@@ -60,6 +60,15 @@ Opened open() {
   return out;
 }
 
+/// Why GPU `index` cannot be used, or nothing.
+std::string unusable(const CudaOps& cuda, int index) {
+  constexpr int kOldest = 80;  // scripts/cmake/DiffuseCuda.cmake builds for this and later
+  const int capability = cuda.capability(index);
+  if (capability >= kOldest) return "";
+  return cuda.device_name(index) + " has compute capability " + std::to_string(capability / 10) +
+         "." + std::to_string(capability % 10) + ", and diffuse is built for 8.0 and later";
+}
+
 }  // namespace
 
 const CudaOps* open_cuda(std::string* why) {
@@ -73,7 +82,10 @@ at::Device pick_device(const std::string& name) {
 
   std::string why;
   if (name == "auto") {
-    if (open_cuda(&why) != nullptr) return at::Device(at::kCUDA, 0);
+    if (const CudaOps* const cuda = open_cuda(&why)) {
+      why = unusable(*cuda, 0);
+      if (why.empty()) return at::Device(at::kCUDA, 0);
+    }
     // Worth a person's attention only where there is a GPU that goes unused.
     if (has_driver())
       log::warn("device auto: the CPU is used, as " + why);
@@ -103,6 +115,8 @@ at::Device pick_device(const std::string& name) {
         Exit::device,
         "device '" + name + "' does not exist: this machine has " + std::to_string(count) +
             (count == 1 ? " GPU, cuda:0" : " GPUs, cuda:0 to cuda:" + std::to_string(count - 1)));
+  if (why = unusable(*cuda, index); !why.empty())
+    throw Error(Exit::device, "device '" + name + "' cannot be used: " + why + "; use device cpu");
   return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
 }
 

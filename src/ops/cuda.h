@@ -16,6 +16,7 @@ namespace diffuse {
 struct CudaOps {
   int (*device_count)();
   std::string (*device_name)(int device);
+  int (*capability)(int device);        // compute capability, 90 for 9.0
   void (*synchronize)(int device);      // waits for all work of the device
   int64_t (*memory_total)(int device);  // bytes
   int64_t (*memory_used)(int device);   // bytes in live tensors

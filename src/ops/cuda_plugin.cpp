@@ -25,6 +25,12 @@ std::string device_name(int device) {
   return properties.name;
 }
 
+int capability(int device) {
+  cudaDeviceProp properties;
+  C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  return 10 * properties.major + properties.minor;
+}
+
 void synchronize(int device) {
   const c10::cuda::CUDAGuard guard(index_of(device));
   c10::cuda::device_synchronize();
@@ -98,6 +104,7 @@ extern "C" const diffuse::CudaOps* diffuse_cuda_ops() {
   static const CudaOps ops{
       [] { return static_cast<int>(c10::cuda::device_count()); },
       device_name,
+      capability,
       synchronize,
       memory_total,
       [](int device) { return allocated(device).current; },

@@ -245,6 +245,40 @@ TEST(Train, RefusesToGoOnWithOtherMaths) {
   EXPECT_NE(other.err.find("model.safetensors"), std::string::npos) << other.err;
 }
 
+TEST(Train, ACheckpointHoldsItsScheduleTable) {
+  const TempFolder folder;
+  const std::string run = folder / "run", table = folder / "beta.txt";
+  std::string betas;
+  for (int i = 0; i < 50; ++i) betas += std::to_string(2 * i + 1) + "e-3\n";
+  write_text(table, betas);
+  const Words with_table{"--set", "diffusion.schedule={type: table, file: " + table + "}"};
+  const Outcome trained = diffuse(train_words(run, with(with_table, {"--set", "train.steps=3"})));
+  ASSERT_EQ(trained.exit, 0) << trained.err;
+  EXPECT_EQ(diffuse(train_words(run, with(with_table, {"--set", "train.steps=4"}))).exit, 0);
+  write_text(table, "0.5\n" + betas.substr(betas.find('\n') + 1));
+  const Outcome other = diffuse(train_words(run, with_table));
+  EXPECT_EQ(other.exit, 6);
+  EXPECT_NE(other.err.find("other numbers"), std::string::npos) << other.err;
+  fs::remove(table);
+  const Outcome o =
+      diffuse({"sample", run, "--threads", "1", "-n", "1", "--out", folder / "x.png"});
+  EXPECT_EQ(o.exit, 0) << o.err;
+}
+
+TEST(Train, ARunCanBeTakenBackToAnEarlierCheckpoint) {
+  const TempFolder folder;
+  const std::string run = folder / "run";
+  ASSERT_EQ(diffuse(train_words(run)).exit, 0);
+  const std::string weights = read_text(checkpoint(run, 12) + "/model.safetensors");
+  const Outcome back = diffuse(
+      train_words(run, {"--resume", checkpoint(run, 3), "--set", "checkpoint.keep_last=1"}));
+  ASSERT_EQ(back.exit, 0) << back.err;
+  EXPECT_NE(back.err.find("renamed to aside-step-000000012"), std::string::npos) << back.err;
+  EXPECT_EQ(read_text(checkpoint(run, 12) + "/model.safetensors"), weights);
+  EXPECT_TRUE(fs::exists(run + "/checkpoints/aside-step-000000012"));
+  EXPECT_EQ(metrics(run).size(), 3u);
+}
+
 TEST(Train, ADamagedCheckpointIsPassedOver) {
   const TempFolder folder;
   const std::string run = folder / "run";
@@ -295,6 +329,12 @@ TEST(Train, DryRunWritesNothing) {
   EXPECT_EQ(o.exit, 0) << o.err;
   EXPECT_NE(o.out.find("dry run: 1 step of 8 images"), std::string::npos) << o.out;
   EXPECT_FALSE(fs::exists(folder / "run"));
+  // On a run that exists, it is the step after its last.
+  ASSERT_EQ(diffuse(train_words(folder / "run", {"--set", "train.steps=3"})).exit, 0);
+  const Outcome next = diffuse(train_words(folder / "run", {"--dry-run"}));
+  EXPECT_EQ(next.exit, 0) << next.err;
+  EXPECT_EQ(next.out.find("loss 0.0000"), std::string::npos) << next.out;
+  EXPECT_FALSE(fs::exists(checkpoint(folder / "run", 4)));
 }
 
 TEST(Train, StopsWhenItDiverges) {
