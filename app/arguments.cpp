@@ -20,6 +20,17 @@ std::optional<int64_t> parse_count(std::string_view text) {
   return value;
 }
 
+CLI::Validator integer(int64_t low, int64_t high, const std::string& range) {
+  const auto check = [=](const std::string& value) -> std::string {
+    int64_t number = 0;
+    const char* end = value.data() + value.size();
+    const auto [stop, error] = std::from_chars(value.data(), end, number);
+    if (error == std::errc() && stop == end && number >= low && number <= high) return {};
+    return "must be an integer " + range + ", got '" + value + "'";
+  };
+  return CLI::Validator(check, "");
+}
+
 }  // namespace
 
 void print(const std::string& text) {
@@ -45,14 +56,11 @@ CLI::Validator one_of(std::vector<std::string> names) {
 }
 
 CLI::Validator at_least(int64_t low) {
-  const auto check = [low](std::string& value) -> std::string {
-    int64_t number = 0;
-    const char* end = value.data() + value.size();
-    const auto [stop, error] = std::from_chars(value.data(), end, number);
-    if (error == std::errc() && stop == end && number >= low) return {};
-    return "must be an integer of at least " + std::to_string(low) + ", got '" + value + "'";
-  };
-  return CLI::Validator(check, "");
+  return integer(low, INT64_MAX, "of at least " + std::to_string(low));
+}
+
+CLI::Validator between(int64_t low, int64_t high) {
+  return integer(low, high, "from " + std::to_string(low) + " to " + std::to_string(high));
 }
 
 std::optional<int64_t> parse_duration(const std::string& text) {

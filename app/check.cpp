@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "command.h"
 #include "data/dataset.h"
@@ -27,9 +28,10 @@ struct DataSummary {
 
 /// Decodes every picture. The data set itself stops at too many bad ones.
 DataSummary decode_all(const DataOptions& options, ProgressMode mode) {
-  Progress progress(mode, "decode", 0, 0);
+  std::optional<Progress> progress;  // once it is known how many there are
   const auto shown = [&](int64_t done, int64_t total) {
-    progress.update(done, std::to_string(done) + "/" + std::to_string(total) + " pictures");
+    if (!progress) progress.emplace(mode, "decode", 0, total);
+    progress->update(done, std::to_string(done) + "/" + std::to_string(total) + " pictures");
   };
   const Dataset data(options, shown);
   if (!data.cached()) {
@@ -110,7 +112,8 @@ int run_check(const CheckFlags& flags, const Context& context) {
     throw Error(
         Exit::data,
         options.path +
-            " has no class folders, which model.class_conditional needs; make one folder a class");
+            " has no classes, which model.class_conditional needs; put the pictures of each class "
+            "into a folder of its own, and none beside them");
   if (flags.json)
     print(summary_json(loaded, data).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
   else

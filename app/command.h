@@ -45,6 +45,7 @@ std::string version_text(bool json);
 /// Validators with messages that name the choices, the bound and the nearest name.
 CLI::Validator one_of(std::vector<std::string> names);
 CLI::Validator at_least(int64_t low);
+CLI::Validator between(int64_t low, int64_t high);
 
 /// "3h50m", "90s", "2d", "45" (seconds) -> seconds; none when it is no duration.
 std::optional<int64_t> parse_duration(const std::string& text);

@@ -26,6 +26,14 @@ std::string_view preset_text(const std::string& name) {
   return {};
 }
 
+/// The folder's own name, if new run folders can be named after it.
+std::string run_name(const fs::path& folder, const std::string& otherwise) {
+  fs::path path = fs::absolute(folder).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();  // "my-run/"
+  const std::string name = path.filename().string();
+  return name.empty() || name.starts_with('.') ? otherwise : name;
+}
+
 int run_init(const InitFlags& flags) {
   const fs::path config = fs::path(flags.folder) / "config.yaml";
   const fs::path schema = fs::path(flags.folder) / "diffuse.schema.json";
@@ -34,6 +42,7 @@ int run_init(const InitFlags& flags) {
       throw Error(Exit::run_folder,
                   path.string() + " exists and is not overwritten; choose another folder");
   LoadedConfig loaded = load_config_text(preset_text(flags.preset), flags.preset, ".", {});
+  loaded.config.run.name = run_name(flags.folder, loaded.config.run.name);
   loaded.config.data.path = flags.data;  // as given: relative to the new config's folder
   std::error_code error;
   fs::create_directories(flags.folder, error);

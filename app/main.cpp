@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <iostream>
+#include <new>
 
 #include "base/log.h"
 #include "command.h"
@@ -65,7 +69,7 @@ void add_globals(CLI::App& app, GlobalFlags& flags) {
       ->envname("DIFFUSE_PROGRESS");
   app.add_option("--threads", flags.threads, "processor threads; 0: one a core")
       ->type_name("N")
-      ->check(at_least(0))
+      ->check(between(0, 4096))
       ->capture_default_str()
       ->envname("DIFFUSE_THREADS");
 }
@@ -191,6 +195,9 @@ int run(int argc, char** argv) {
                            environment_of(chosen(app), message, context));
   }
 
+  // Where a command knows --json, it is the command's own: this one would change nothing.
+  if (flags.json && !flags.version)
+    return usage_error(app, "--json goes with --version, or behind check or inspect");
   apply_globals(flags, context);
   if (flags.version) {
     print(version_text(flags.json));
@@ -209,21 +216,50 @@ int run(int argc, char** argv) {
   return static_cast<int>(Exit::usage);
 }
 
+/// Without it a file that is opened later may get the number of a stream that the caller closed,
+/// and would hold our messages. A result for a closed stdout is still an error: it is not writable.
+void open_closed_streams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(stream, F_GETFD) < 0 && errno == EBADF)
+      ::open("/dev/null", stream == STDERR_FILENO ? O_WRONLY : O_RDONLY);  // the lowest free number
+}
+
+int run_to_exit_code(int argc, char** argv) {
+  namespace fs = std::filesystem;
+  try {
+    return run(argc, argv);
+  } catch (const Error& e) {
+    log::error(e.what());
+    return static_cast<int>(e.code);
+  } catch (const fs::filesystem_error& e) {
+    const std::string place = e.path1().empty() ? "a file" : e.path1().string();
+    log::error("cannot use " + place + ": " + e.code().message() +
+               "; choose another place, or mend its rights");
+    return static_cast<int>(Exit::run_folder);
+  } catch (const std::bad_alloc&) {
+    log::error("out of memory; ask for less at once (train.batch, data.cache, --count)");
+    return static_cast<int>(Exit::device);
+  } catch (const std::exception& e) {
+    log::error(std::string("bug: ") + e.what() +
+               "; please report this with the command and its output");
+    return static_cast<int>(Exit::bug);
+  }
+}
+
 }  // namespace
 }  // namespace diffuse
 
 int main(int argc, char** argv) {
-  using diffuse::Exit;
+  diffuse::open_closed_streams();
   // A reader that goes away (a pager, ssh) must stop neither training nor a result's last lines.
   std::signal(SIGPIPE, SIG_IGN);
-  try {
-    return diffuse::run(argc, argv);
-  } catch (const diffuse::Error& e) {
-    diffuse::log::error(e.what());
-    return static_cast<int>(e.code);
-  } catch (const std::exception& e) {
-    diffuse::log::error(std::string("bug: ") + e.what() +
-                        "; please report this with the command and its output");
-    return static_cast<int>(Exit::bug);
+  const int code = diffuse::run_to_exit_code(argc, argv);
+  if (code == static_cast<int>(diffuse::Exit::interrupted)) {
+    // Only a program that SIGINT has ended stops the loop of a shell around it; $? is 130 all the
+    // same.
+    std::fflush(nullptr);
+    std::signal(SIGINT, SIG_DFL);
+    std::raise(SIGINT);
   }
+  return code;
 }

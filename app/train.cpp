@@ -81,16 +81,21 @@ TrainRequest make_request(const TrainFlags& flags, const Context& context) {
           "--stop-after must be a duration like 3h50m, 90m or 2d, got '" + flags.stop_after + "'");
     request.stop_after_seconds = *seconds;
   }
-  std::vector<Override> overrides = set_overrides(flags.set);
+  // Later ones win: the environment gives way to --set, which gives way to a typed shortcut.
+  std::vector<Override> overrides, typed;
   for (size_t i = 0; i < std::size(kShortcuts); ++i) {
     const Shortcut& shortcut = kShortcuts[i];
     const std::string& value = flags.shortcuts[i];
     if (value.empty()) continue;
-    const bool typed = shortcut.environment == nullptr || is_typed(context, shortcut.option);
-    overrides.push_back(
-        {std::string(shortcut.key) + "=" + (shortcut.text ? format_string(value) : value),
-         typed ? shortcut.option : shortcut.environment});
+    const std::string text =
+        std::string(shortcut.key) + "=" + (shortcut.text ? format_string(value) : value);
+    if (shortcut.environment == nullptr || is_typed(context, shortcut.option))
+      typed.push_back({text, shortcut.option});
+    else
+      overrides.push_back({text, shortcut.environment});
   }
+  for (const auto& more : {set_overrides(flags.set), typed})
+    overrides.insert(overrides.end(), more.begin(), more.end());
   for (const Override& override : overrides) request.overrides.push_back(override.text);
   request.loaded = load_config_text(request.config_text,
                                     flags.config,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Trains every combination of schedules x targets x weightings, each in its own run folder. Run it again to go
-# on: finished arms are skipped, interrupted ones resume.
+# on: finished arms are skipped, interrupted ones resume. With more steps, finished ones go on too.
 set -euo pipefail
 
 usage() {
@@ -84,6 +84,21 @@ train() {
   done
 }
 
+# finished NAME [diffuse train options...]: whether an arm has nothing left to do. With other steps than it made, or a
+# config changed since, only diffuse can tell.
+finished() {
+  local folder=$sweep_root/$1 step before='' option
+  [[ $(state_of "$1") == finished && ! $config -nt $folder/status.json ]] || return 1
+  step=$(json_value step <"$folder/status.json")
+  shift
+  for option in "$@"; do
+    [[ $before == --steps ]] && option=--steps=$option
+    [[ $option =~ (train\.steps|^--steps)=(.*)$ && ${BASH_REMATCH[2]} != "$step" ]] && return 1
+    before=$option
+  done
+  return 0
+}
+
 declare -A failed=()
 case $mode in
   count) echo "${#arms[@]}" && exit 0 ;;
@@ -106,7 +121,7 @@ if [[ $mode == arm ]]; then
 fi
 
 for name in "${arms[@]}"; do
-  if [[ $(state_of "$name") == finished ]]; then
+  if finished "$name" "$@"; then
     echo "== $name: finished before" >&2
     continue
   fi

@@ -73,6 +73,14 @@ TEST(CommandLine, Mistakes) {
                "error: --color: must be one of auto, always, never, got 'sometimes'; see diffuse "
                "config keys --help");
   expect_usage(
+      {"--threads", "4097", "config", "keys"},
+      "error: --threads: must be an integer from 0 to 4096, got '4097'; see diffuse config keys "
+      "--help");
+  for (const std::string command : {"train", "sample", "init"})
+    expect_usage({command, "x", "--json"},
+                 "error: --json goes with --version, or behind check or inspect; see diffuse " +
+                     command + " --help");
+  expect_usage(
       {"completion", "tcsh"},
       "error: SHELL: must be one of bash, zsh, fish, got 'tcsh'; see diffuse completion --help");
 }
@@ -201,6 +209,28 @@ TEST(CommandLine, ResultsThatCannotBeWritten) {
   EXPECT_EQ(head.err, "");
 }
 
+TEST(CommandLine, ClosedStreamsAreNoFiles) {
+  const TempFolder folder;
+  const std::string program = DIFFUSE_BINARY_DIR "/diffuse";
+  const Outcome init =
+      run_program({"bash", "-c", program + " init new <&- >&- 2>&-"}, {}, folder.path());
+  EXPECT_EQ(init.exit, 0);
+  EXPECT_TRUE(read_text(folder / "new/config.yaml").starts_with("# yaml-language-server"));
+  EXPECT_EQ(diffuse({"check", folder / "new/config.yaml", "--data", "none"}).exit, 0);
+  const Outcome result =
+      run_program({"bash", "-c", program + " config schema <&- >&-"}, {}, folder.path());
+  EXPECT_EQ(result.exit, 9);
+  EXPECT_EQ(result.err, "error: cannot write to stdout: Bad file descriptor\n");
+}
+
+TEST(CommandLine, PathsThatTheSystemRefusesAreNoBugs) {
+  const Outcome outcome = diffuse({"init", std::string(300, 'x')});
+  EXPECT_EQ(outcome.exit, 4);
+  EXPECT_TRUE(outcome.err.starts_with("error: cannot use xxx")) << outcome.err;
+  EXPECT_NE(outcome.err.find("/config.yaml: File name too long; choose"), std::string::npos)
+      << outcome.err;
+}
+
 TEST(Train, RefusesABadConfigBeforeAnythingElse) {
   const TempFolder folder;
   write_text(folder / "c.yaml", "data: {path: x}\noptm: {}\n");
@@ -225,6 +255,10 @@ TEST(Train, AValueOfTheEnvironmentIsNamedAsSuch) {
   EXPECT_TRUE(diffuse({"train", kDigits}, environment)
                   .err.starts_with("DIFFUSE_DEVICE:14: error: 'train.device'"));
   EXPECT_TRUE(diffuse({"train", kDigits, "--device", "npu"}, environment)
+                  .err.starts_with("--device:14: error: 'train.device'"));
+  EXPECT_TRUE(diffuse({"train", kDigits, "--set", "train.device=npu"}, environment)
+                  .err.starts_with("--set[1]:14: error: 'train.device'"));
+  EXPECT_TRUE(diffuse({"train", kDigits, "--set", "train.device=npu", "--device", "apu"})
                   .err.starts_with("--device:14: error: 'train.device'"));
 }
 
@@ -281,6 +315,36 @@ TEST(Check, ReportsConfigAndData) {
   EXPECT_EQ(report["ok"], false);
   EXPECT_EQ(report["exit"], 3);
   EXPECT_NE(report["error"].get<std::string>().find("'optim.lr' must be > 0"), std::string::npos);
+}
+
+TEST(Check, CountsAgainstTheNumberOfPictures) {
+  const Outcome decoded = diffuse({"check", kDigits, "--data", "full", "--progress", "bar"});
+  EXPECT_EQ(decoded.exit, 0) << decoded.err;
+  EXPECT_NE(decoded.err.find("/1797 "), std::string::npos) << decoded.err;
+  EXPECT_EQ(decoded.err.find("/0 "), std::string::npos) << decoded.err;
+}
+
+TEST(Check, MixedFoldersHaveNoClasses) {
+  const TempFolder folder;
+  const auto picture = *std::filesystem::directory_iterator(DIFFUSE_SOURCE_DIR "/data/digits/3");
+  std::filesystem::create_directories(folder / "p/cats");
+  std::filesystem::copy(picture.path(), folder / "p/one.png");
+  std::filesystem::copy(picture.path(), folder / "p/cats/two.png");
+  write_text(folder / "c.yaml",
+             "data: {path: p, size: 8, channels: 1}\n"
+             "model: {channel_mult: [1, 2], attention_at: [4]}\n");
+  const Outcome plain = diffuse({"check", folder / "c.yaml"});
+  EXPECT_EQ(plain.exit, 0) << plain.err;
+  EXPECT_NE(plain.out.find("2 pictures\n"), std::string::npos) << plain.out;
+  EXPECT_NE(plain.err.find("no classes, because pictures lie beside the folders"),
+            std::string::npos)
+      << plain.err;
+  const Outcome classes =
+      diffuse({"check", folder / "c.yaml", "--set", "model.class_conditional=true"});
+  EXPECT_EQ(classes.exit, 5);
+  EXPECT_NE(classes.err.find("has no classes, which model.class_conditional needs"),
+            std::string::npos)
+      << classes.err;
 }
 
 TEST(Check, NamesBadPictures) {
@@ -401,12 +465,11 @@ TEST(Init, EveryPresetIsAValidConfigAndNothingIsOverwritten) {
     const Outcome checked = diffuse({"check", folder / "new/config.yaml", "--data", "none"});
     EXPECT_EQ(checked.exit, 0) << checked.err;
     EXPECT_EQ(checked.err, "");
-    // The same values as the shipped file's, but for the folder of the pictures.
+    // The same values as the shipped file's, but for the folder of the pictures and the name.
     const std::string shipped = preset == "cifar10" ? "cifar10-ddpm" : preset;
-    const std::vector<std::string> same{"--set", "data.path=/p"};
     const auto values = [&](const std::string& config) {
       const std::string resolved =
-          diffuse({"config", "resolve", config, "--set", "data.path=/p"}).out;
+          diffuse({"config", "resolve", config, "-s", "data.path=/p", "-s", "run.name=n"}).out;
       std::string out;
       for (size_t begin = 0; begin < resolved.size();) {
         const size_t end = resolved.find('\n', begin);
@@ -423,6 +486,23 @@ TEST(Init, EveryPresetIsAValidConfigAndNothingIsOverwritten) {
     EXPECT_NE(again.err.find("config.yaml exists and is not overwritten"), std::string::npos);
     EXPECT_EQ(read_text(folder / "new/config.yaml"), text);
   }
+}
+
+TEST(Init, RunsAreNamedAfterTheFolder) {
+  const TempFolder folder;
+  const auto name = [&](const std::string& in, const std::vector<std::string>& words) {
+    std::filesystem::create_directories(folder / in);
+    const Outcome made = diffuse(words, {}, folder / in);
+    EXPECT_EQ(made.exit, 0) << made.err;
+    const std::string text =
+        read_text(folder / in + "/" + (words.size() > 1 ? words[1] : ".") + "/config.yaml");
+    const size_t begin = text.find("\n  name: ") + 9;
+    return text.substr(begin, text.find('\n', begin) - begin);
+  };
+  EXPECT_EQ(name(".", {"init", "my-run"}), "my-run");
+  EXPECT_EQ(name(".", {"init", "deep/other/"}), "other");
+  EXPECT_EQ(name("here", {"init"}), "here");
+  EXPECT_EQ(name(".hidden", {"init"}), "tiny");  // what no run folder can be called
 }
 
 /// What bash offers for the words typed so far.
