@@ -26,7 +26,12 @@ int64_t now_seconds() {
 
 void on_stop(int signal) {
   const int code = static_cast<int>(signal == SIGINT ? Exit::interrupted : Exit::stopped);
-  if (g_stop != 0 && now_seconds() - g_stop_time <= 10) _exit(code);
+  if (g_stop != 0 && now_seconds() - g_stop_time <= 10) {
+    if (signal != SIGINT) _exit(code);
+    // Ends by the signal itself, so that a shell's loop ends, too.
+    ::signal(SIGINT, SIG_DFL);
+    ::raise(SIGINT);
+  }
   g_stop_time = now_seconds();
   g_stop = code;
 }

@@ -100,7 +100,7 @@ int64_t count_classes(const Config& config, const DataScan& scan) {
   if (scan.label_names.empty())
     throw Error(Exit::data,
                 "model.class_conditional needs a folder per class, but " + config.data.path +
-                    " has no subfolders (or data.labels is none)");
+                    " gives none: it needs all pictures in subfolders, and data.labels: subfolder");
   return static_cast<int64_t>(scan.label_names.size());
 }
 
