@@ -63,6 +63,16 @@ CLI::Validator between(int64_t low, int64_t high) {
   return integer(low, high, "from " + std::to_string(low) + " to " + std::to_string(high));
 }
 
+CLI::Validator not_empty() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        return text.empty() ? std::string("must not be empty (an unset variable of a script?)")
+                            : std::string();
+      },
+      "",
+      "not empty");
+}
+
 std::optional<int64_t> parse_duration(const std::string& text) {
   if (const auto seconds = parse_count(text)) return seconds;
   int64_t total = 0;

@@ -46,6 +46,8 @@ std::string version_text(bool json);
 CLI::Validator one_of(std::vector<std::string> names);
 CLI::Validator at_least(int64_t low);
 CLI::Validator between(int64_t low, int64_t high);
+/// A script's unset variable must not mean the default.
+CLI::Validator not_empty();
 
 /// "3h50m", "90s", "2d", "45" (seconds) -> seconds; none when it is no duration.
 std::optional<int64_t> parse_duration(const std::string& text);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/signals.h"
 #include "config/yaml.h"
 #include "report/progress.h"
 
@@ -22,8 +23,8 @@ struct GlobalOptions {
 
 struct TrainRequest {
   GlobalOptions global;
+  Signals* signals = nullptr;  // installed before LibTorch is loaded, so that none is missed
   LoadedConfig loaded;
-  std::string config_path;                // as the user gave it
   std::string config_text;                // verbatim
   std::vector<std::string> command;       // argv
   std::vector<std::string> overrides;     // --set texts
@@ -36,6 +37,7 @@ struct TrainRequest {
 
 struct SampleRequest {
   GlobalOptions global;
+  Signals* signals = nullptr;
   std::string checkpoint;  // checkpoint or run folder
   int64_t count = 64;
   std::vector<int64_t> grid;  // rows, columns; empty: square-ish
@@ -56,7 +58,6 @@ struct SampleRequest {
 struct Core {
   int (*train)(const TrainRequest&);  // returns the exit code; throws Error
   int (*sample)(const SampleRequest&);
-  std::string (*versions)();  // LibTorch version and what it was built with
 };
 
 /// Opens libdiffuse_core. Throws Error{device} with the remedy when LibTorch is not found.

@@ -253,6 +253,8 @@ int main(int argc, char** argv) {
   diffuse::open_closed_streams();
   // A reader that goes away (a pager, ssh) must stop neither training nor a result's last lines.
   std::signal(SIGPIPE, SIG_IGN);
+  // A file size limit (ulimit -f) then is a write that fails, with a message and an exit code.
+  std::signal(SIGXFSZ, SIG_IGN);
   const int code = diffuse::run_to_exit_code(argc, argv);
   if (code == static_cast<int>(diffuse::Exit::interrupted)) {
     // Only a program that SIGINT has ended stops the loop of a shell around it; $? is 130 all the

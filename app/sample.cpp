@@ -67,7 +67,8 @@ Run add_sample(CLI::App& app, const Context& context) {
       ->capture_default_str()
       ->envname("DIFFUSE_DEVICE");
   app.add_option("-o,--out", r.out, "file.png, a folder, or - for stdout [default: samples.png]")
-      ->type_name("PATH");
+      ->type_name("PATH")
+      ->check(not_empty());
   app.add_flag("--singles", r.singles, "also each picture as a file of its own");
   app.add_option(
          "--trajectory", r.trajectory, "also a grid of each picture at N points of its chain")
@@ -94,6 +95,8 @@ Run add_sample(CLI::App& app, const Context& context) {
                     "--grid " + flags->grid + " has " + std::to_string(cells) +
                         " cells, too few for --count " + std::to_string(request.count));
     }
+    Signals signals;
+    request.signals = &signals;
     return open_core().sample(request);
   };
 }

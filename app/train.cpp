@@ -67,7 +67,6 @@ TrainRequest make_request(const TrainFlags& flags, const Context& context) {
   TrainRequest request;
   request.global = context.global;
   request.command = context.argv;
-  request.config_path = flags.config;
   request.config_text = read_file(flags.config, Exit::config, kMaxConfigFile);
   request.run_dir = flags.run_dir;
   request.resume = flags.resume.empty() ? (flags.run_dir.empty() ? "never" : "auto") : flags.resume;
@@ -126,7 +125,8 @@ Run add_train(CLI::App& app, const Context& context) {
   }
   app.add_option(
          "--run-dir", flags->run_dir, "exactly this run folder, instead of a new numbered one")
-      ->type_name("DIR");
+      ->type_name("DIR")
+      ->check(not_empty());
   app.add_option("--resume",
                  flags->resume,
                  "auto: go on from the run folder's newest checkpoint if there is one; never; or a "
@@ -141,10 +141,13 @@ Run add_train(CLI::App& app, const Context& context) {
   app.add_option(
          "--stop-after", flags->stop_after, "save and exit with 75 after this time, e.g. 3h50m")
       ->type_name("TIME")
+      ->check(not_empty())
       ->envname("DIFFUSE_STOP_AFTER");
   app.add_flag("-n,--dry-run", flags->dry_run, "make one step and write nothing");
   return [flags, &context] {
-    const TrainRequest request = make_request(*flags, context);
+    Signals signals;
+    TrainRequest request = make_request(*flags, context);
+    request.signals = &signals;
     print_warnings(request.loaded, context);
     return open_core().train(request);
   };

@@ -2,7 +2,6 @@
 #include "core.h"
 
 #include <ATen/Parallel.h>
-#include <torch/headeronly/version.h>
 
 #include "core/commands.h"
 
@@ -18,7 +17,6 @@ extern "C" const diffuse::Core* diffuse_core() {
   static const diffuse::Core core{
       .train = diffuse::run_train,
       .sample = diffuse::run_sample,
-      .versions = [] { return std::string("LibTorch " TORCH_VERSION); },
   };
   return &core;
 }

@@ -12,7 +12,6 @@
 #include "core.h"
 #include "core/commands.h"
 #include "core/model.h"
-#include "core/signals.h"
 #include "io/checkpoint.h"
 #include "ops/cuda.h"
 #include "train/state.h"
@@ -128,7 +127,7 @@ Image trajectory_grid(const Drawing& drawing) {
 }  // namespace
 
 int run_sample(const SampleRequest& request) {
-  Signals signals;
+  Signals& signals = *request.signals;
   if (request.count < 1) throw Error(Exit::usage, "--count must be at least 1");
   set_threads(request.global.threads);
   const fs::path checkpoint = find_checkpoint(request.checkpoint);

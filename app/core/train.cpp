@@ -15,7 +15,6 @@
 #include "core.h"
 #include "core/commands.h"
 #include "core/model.h"
-#include "core/signals.h"
 #include "core/train_actions.h"
 #include "io/run_folder.h"
 #include "ops/cuda.h"
@@ -142,7 +141,7 @@ int dry_run(const TrainRequest& request, TrainState& state, TrainSetup setup, Ba
 struct Session {
   const TrainRequest& request;
   const Config& config;
-  Signals signals;
+  Signals& signals;
   WorkClock clock;
   std::optional<fs::path> start;        // the checkpoint to go on from
   std::optional<CheckpointInfo> saved;  // its info
@@ -337,7 +336,7 @@ int run_session(Session& session) {
 int run_train(const TrainRequest& request) {
   Session session{.request = request,
                   .config = request.loaded.config,
-                  .signals = {},
+                  .signals = *request.signals,
                   .clock = {},
                   .start = std::nullopt,
                   .saved = std::nullopt,

@@ -59,7 +59,6 @@ class Choice<R(Args...)> {
 
   const std::string& name() const { return row_->name; }
   const Row& row() const { return *row_; }
-  const Table& table() const { return *table_; }
 
   /// The options struct, when the selected row's is S; else null.
   template <class S>

@@ -32,7 +32,23 @@ State& state() {
   return s;
 }
 
-void write(spdlog::level::level_enum level, const char* prefix, const std::string& message) {
+/// File names are others' text: their control characters must neither reach a terminal nor forge a
+/// line.
+std::string printable(const std::string& text) {
+  static constexpr char digits[] = "0123456789abcdef";
+  std::string out;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if ((byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7f)
+      out += {'\\', 'x', digits[byte >> 4], digits[byte & 15]};
+    else
+      out += c;
+  }
+  return out;
+}
+
+void write(spdlog::level::level_enum level, const char* prefix, const std::string& text) {
+  const std::string message = printable(text);
   State& s = state();
   const std::lock_guard lock(s.mutex);
   if (s.screen->should_log(level)) {

@@ -31,7 +31,6 @@ enum class Purpose : uint32_t {
   dropout = 7,       // likewise, index = (layer, element)
   sample_start = 8,  // x_T of image `sample`
   sample_step = 9,   // the noise of chain position `step` of image `sample`
-  label = 10,        // class labels of generated images
 };
 
 /// Names one stream; `block` below counts 128-bit blocks in it.

@@ -117,6 +117,15 @@ std::vector<Finding> check(const Config& config) {
     out.push_back({.error = true,
                    .key = "data.channels",
                    .message = "2 channels are not supported; use 1 or 3"});
+  const std::string& name = config.run.name;
+  const bool control =
+      std::any_of(name.begin(), name.end(), [](char c) { return c >= 0 && c < ' '; });
+  if (name.empty() || name.front() == '.' || name.find('/') != std::string::npos || control)
+    out.push_back({.error = true,
+                   .key = "run.name",
+                   .message = "'" + name +
+                              "' cannot name a folder: it must not be empty, start with '.', or "
+                              "contain '/' or control characters"});
   check_model(config, out);
   check_training(config, out);
   if (config.sample.steps && *config.sample.steps > config.diffusion.steps)

@@ -10,8 +10,6 @@ struct Level {
   double logsnr = 0;  // log(alpha^2 / sigma^2); -inf at zero SNR
   double alpha = 1;   // sqrt(alpha_bar)
   double sigma = 0;   // sqrt(1 - alpha_bar)
-
-  double snr() const { return (alpha * alpha) / (sigma * sigma); }
 };
 
 }  // namespace diffuse

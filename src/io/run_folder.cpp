@@ -163,6 +163,25 @@ RunFolder RunFolder::create(const fs::path& root, const std::string& name) {
   }
 }
 
+namespace {
+
+/// Whether `path` holds more than what `diffuse init` writes, and is no run folder.
+bool is_foreign(const fs::path& path) {
+  std::error_code error;
+  if (fs::exists(path / kLock, error)) return false;
+  for (fs::directory_iterator it(path, error); !error && it != fs::directory_iterator();
+       it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    const bool ours = name == "checkpoints" || name == "samples" || name == "plots" ||
+                      name == "tensorboard" || name == "config.yaml" ||
+                      name == "diffuse.schema.json";
+    if (!ours) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
 RunFolder RunFolder::open(const fs::path& path, bool resume) {
   create_folders(path);
   std::error_code ignored;
@@ -176,6 +195,10 @@ RunFolder RunFolder::open(const fs::path& path, bool resume) {
   // Somebody's own folder is refused before a lock file is put into it; a run in progress is better
   // reported as such.
   if (!fs::exists(path / kLock, ignored)) refuse_content();
+  if (is_foreign(path))
+    throw Error(
+        Exit::run_folder,
+        path.string() + " holds other files and is no run folder; choose another --run-dir");
   auto lock = lock_folder(path);
   refuse_content();
   return RunFolder(path, std::move(lock));
@@ -191,6 +214,12 @@ void RunFolder::write_record(const RunRecord& record) const {
   std::string commands;
   if (fs::exists(path_ / "command.txt", ignored))
     commands = read_file(path_ / "command.txt", Exit::run_folder, kMaxCommands);
+  else if (fs::exists(path_ / "config.yaml", ignored) &&
+           read_file(path_ / "config.yaml", Exit::run_folder) != record.config)
+    throw Error(Exit::run_folder,
+                (path_ / "config.yaml").string() +
+                    " is another config than this run's and would be overwritten; choose another "
+                    "--run-dir");
   commands += quote_command(record.command) + "\n";
   put("config.yaml", record.config);
   put("config.resolved.yaml", record.resolved_config);

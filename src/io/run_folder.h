@@ -45,8 +45,9 @@ class RunFolder {
   /// get different ones. Throws Error{run_folder}.
   static RunFolder create(const std::filesystem::path& root, const std::string& name);
 
-  /// Exactly this folder, created with its parents if missing. Unless `resume`, it must be empty.
-  /// Throws Error{run_folder}, also when another process holds it.
+  /// Exactly this folder, created with its parents if missing. Unless `resume`, it must be empty;
+  /// with it, it must be a run folder, empty, or what `diffuse init` wrote. Throws
+  /// Error{run_folder}, also when another process holds it.
   static RunFolder open(const std::filesystem::path& path, bool resume);
 
   const std::filesystem::path& path() const { return path_; }

@@ -16,11 +16,8 @@ namespace diffuse {
 struct CudaOps {
   int (*device_count)();
   std::string (*device_name)(int device);
-  int (*capability)(int device);        // compute capability, 90 for 9.0
-  void (*synchronize)(int device);      // waits for all work of the device
-  int64_t (*memory_total)(int device);  // bytes
-  int64_t (*memory_used)(int device);   // bytes in live tensors
-  int64_t (*memory_peak)(int device);   // highest memory_used so far
+  int (*capability)(int device);       // compute capability, 90 for 9.0
+  int64_t (*memory_peak)(int device);  // bytes in live tensors, highest so far
   /// The CUDA bodies of ops/noise.h. `samples`: host memory, one a row; null: first_sample + row.
   void (*fill_normal)(const at::Tensor& out,
                       uint64_t seed,

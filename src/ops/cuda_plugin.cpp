@@ -31,23 +31,10 @@ int capability(int device) {
   return 10 * properties.major + properties.minor;
 }
 
-void synchronize(int device) {
-  const c10::cuda::CUDAGuard guard(index_of(device));
-  c10::cuda::device_synchronize();
-}
-
-int64_t memory_total(int device) {
-  const c10::cuda::CUDAGuard guard(index_of(device));
-  size_t available = 0;
-  size_t total = 0;
-  C10_CUDA_CHECK(cudaMemGetInfo(&available, &total));
-  return static_cast<int64_t>(total);
-}
-
-c10::CachingDeviceAllocator::Stat allocated(int device) {
+int64_t memory_peak(int device) {
   using c10::CachingDeviceAllocator::StatType;
   const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(index_of(device));
-  return stats.allocated_bytes[static_cast<size_t>(StatType::AGGREGATE)];
+  return stats.allocated_bytes[static_cast<size_t>(StatType::AGGREGATE)].peak;
 }
 
 void fill_normal(const at::Tensor& out,
@@ -105,10 +92,7 @@ extern "C" const diffuse::CudaOps* diffuse_cuda_ops() {
       [] { return static_cast<int>(c10::cuda::device_count()); },
       device_name,
       capability,
-      synchronize,
-      memory_total,
-      [](int device) { return allocated(device).current; },
-      [](int device) { return allocated(device).peak; },
+      memory_peak,
       diffuse::fill_normal,
       diffuse::dropout_mask,
   };

@@ -90,7 +90,7 @@ TEST(Random, UniformIsUniform) {
 }
 
 TEST(Random, BelowCoversItsRangeEvenly) {
-  const Stream s{12, Purpose::label, 0, 0};
+  const Stream s{12, Purpose::crop, 0, 0};
   constexpr int kDraws = 70000;
   std::vector<int> cells(7);
   for (uint32_t i = 0; i < kDraws; ++i) ++cells.at(random_below(s, 7, i));

@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "base/files.h"
+#include "ops/cuda.h"
 
 namespace diffuse {
 namespace {
@@ -25,7 +26,7 @@ class OneThread : public testing::Environment {
 
 /// A small run on the shipped digits: everything that a training step reads.
 struct SmallRun {
-  explicit SmallRun(double dropout = 0.0) {
+  explicit SmallRun(double dropout = 0.0, at::Device device = at::kCPU) {
     data_options.path = std::string(DIFFUSE_SOURCE_DIR) + "/data/digits";
     data_options.size = {8};
     data_options.channels = 1;
@@ -40,7 +41,7 @@ struct SmallRun {
     diffusion.steps = 100;
     data.emplace(data_options);
     network.emplace(model, 1, 1, 8, 8, 0);
-    objective.emplace(diffusion, at::kCPU);
+    objective.emplace(diffusion, device);
   }
   TrainSetup setup(int64_t steps, int64_t micro_batch = 16) const {
     OptimOptions optim;
@@ -167,6 +168,34 @@ TEST(Train, LearnsAndActionsRunWhenDue) {
   // of it.
   EXPECT_GT(first, 0.3);
   EXPECT_LT(last, 0.75 * first);
+}
+
+TEST(TrainOnAGpu, AgreesWithTheCpuAndResumes) {
+  std::string why;
+  if (open_cuda(&why) == nullptr) GTEST_SKIP() << "no GPU: " << why;
+  const at::Device cuda(at::kCUDA, 0);
+  const SmallRun cpu_run(0.2), run(0.2, cuda);
+  const auto fresh = [&] {
+    return TrainState(run.network->layout(), run.network->layout().initial(11).to(cuda));
+  };
+  TrainState on_cpu = cpu_run.fresh(), whole = fresh(), first = fresh(), second = fresh();
+  cpu_run.run(on_cpu, cpu_run.setup(4));
+  run.run(whole, run.setup(4));
+  // The same draws; float32 convolutions in another order, through 4 updates.
+  EXPECT_NEAR(whole.tally.cpu()[Tally::loss].item<double>(),
+              on_cpu.tally[Tally::loss].item<double>(),
+              1e-3);
+
+  const TempFolder folder;
+  run.run(first, run.setup(4), {}, [&] { return first.step == 2; });
+  load_state(save_state(folder.path, first, run.network->layout(), {}, true),
+             run.network->layout(),
+             second);
+  EXPECT_TRUE(at::equal(first.params.flat(), second.params.flat()));
+  EXPECT_TRUE(run.run(second, run.setup(4)));
+  EXPECT_NEAR(second.tally.cpu()[Tally::loss].item<double>(),
+              whole.tally.cpu()[Tally::loss].item<double>(),
+              1e-3);
 }
 
 TEST(Checkpoint, OfAnotherNetworkIsRefused) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "core/signals.h"
+#include "base/signals.h"
 
 #include <signal.h>
 #include <time.h>
@@ -34,6 +34,11 @@ void on_stop(int signal) {
   }
   g_stop_time = now_seconds();
   g_stop = code;
+  static constexpr char kMessage[] =
+      "\nstopping after this step; the same signal again within 10 s leaves at once\n";
+  if (::write(STDERR_FILENO, kMessage, sizeof(kMessage) - 1) < 0) {
+    // Nobody reads; the step is finished all the same.
+  }
 }
 
 void on_request(int signal) {
