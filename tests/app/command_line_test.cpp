@@ -267,7 +267,7 @@ TEST(CommandLine, WarningsFollowTheLogLevel) {
       "check", kDigits, "--data", "none", "--set", "train.steps=10"};
   const Outcome shown = diffuse(words);
   EXPECT_EQ(shown.exit, 0);
-  EXPECT_NE(shown.err.find("warning: 'optim.warmup_steps': the warm-up of 200 steps"),
+  EXPECT_NE(shown.err.find("warning: 'optim.warmup_steps': the warm-up of 50 steps"),
             std::string::npos)
       << shown.err;
   EXPECT_NE(shown.out.find(": ok, 1 warning\n"), std::string::npos) << shown.out;

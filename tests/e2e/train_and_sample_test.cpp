@@ -40,7 +40,8 @@ Words train_words(const std::string& folder, const Words& more = {}) {
                           "sample.every_steps=6",
                           "sample.grid=[2, 3]",
                           "sample.steps=10",
-                          "optim.warmup_steps=2"})
+                          "optim.warmup_steps=2",
+                          "optim.decay=constant"})
     words = with(words, {"--set", set});
   return with(words, more);
 }
