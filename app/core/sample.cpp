@@ -41,6 +41,11 @@ Outputs plan_outputs(const SampleRequest& request) {
   const fs::path target = request.out.empty() ? "samples.png" : request.out;
   std::string extension = target.extension();
   for (char& c : extension) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  for (const char* other : {".jpg", ".jpeg", ".bmp", ".webp", ".gif"})
+    if (extension == other)
+      throw Error(
+          Exit::usage,
+          "--out " + target.string() + ": pictures are written as PNG; name a .png or a folder");
   if (extension == ".png") {
     const fs::path stem = fs::path(target).replace_extension();
     out.grid = target;
@@ -65,6 +70,20 @@ Outputs plan_outputs(const SampleRequest& request) {
   return out;
 }
 
+/// With --force, pictures of an earlier call (000000.png, ...) must not stay among the new ones.
+void remove_singles(const fs::path& folder) {
+  std::error_code error;
+  std::vector<fs::path> old;
+  for (fs::directory_iterator it(folder, error); !error && it != fs::directory_iterator();
+       it.increment(error)) {
+    const std::string stem = it->path().stem().string();
+    const bool number =
+        stem.size() >= 6 && stem.find_first_not_of("0123456789") == std::string::npos;
+    if (number && it->path().extension() == ".png") old.push_back(it->path());
+  }
+  for (const fs::path& path : old) fs::remove(path, error);
+}
+
 /// Overrides a config's sampling by the command line. Throws Error{usage}.
 void apply(const SampleRequest& request, Config& config) {
   SampleOptions& options = config.sample;
@@ -78,18 +97,8 @@ void apply(const SampleRequest& request, Config& config) {
   if (request.batch) options.batch = request.batch;
   if (request.weights)
     options.weights = *request.weights == "raw" ? WeightSet::raw : WeightSet::ema;
-  if (request.variance) {
-    std::string names;
-    bool known = false;
-    for (const auto& row : variances()) {
-      names += (names.empty() ? "" : ", ") + row.name;
-      known = known || row.name == *request.variance;
-    }
-    if (!known)
-      throw Error(Exit::usage,
-                  "--variance must be one of " + names + ", got '" + *request.variance + "'");
-    config.diffusion.variance.select(*request.variance);
-  }
+  if (request.variance)
+    config.diffusion.variance.select(*request.variance);  // checked by the command line
 }
 
 std::vector<int64_t> choose_labels(const SampleRequest& request, const CheckpointInfo& info) {
@@ -128,7 +137,6 @@ Image trajectory_grid(const Drawing& drawing) {
 
 int run_sample(const SampleRequest& request) {
   Signals& signals = *request.signals;
-  if (request.count < 1) throw Error(Exit::usage, "--count must be at least 1");
   set_threads(request.global.threads);
   const fs::path checkpoint = find_checkpoint(request.checkpoint);
   const CheckpointInfo info = load_info(checkpoint);
@@ -190,6 +198,7 @@ int run_sample(const SampleRequest& request) {
       throw Error(Exit::write, "cannot write the picture to stdout");
     return 0;
   }
+  if (!outputs.singles.empty()) remove_singles(outputs.singles);
   for (int64_t i = 0; !outputs.singles.empty() && i < request.count; ++i) {
     write_png(outputs.singles / (zero_padded(i, 6) + ".png"),
               drawing->images[static_cast<size_t>(i)],

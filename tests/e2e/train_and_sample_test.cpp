@@ -167,6 +167,10 @@ TEST(Train, LeavesARunFolderThatSampleUnderstands) {
   const Outcome exists = diffuse({"sample", run, "--out", folder / "a"});
   EXPECT_EQ(exists.exit, 4);
   EXPECT_NE(exists.err.find("--force"), std::string::npos);
+  sample("a", {"-n", "2", "--singles", "--force"});
+  EXPECT_TRUE(fs::exists(folder / "a" + "/images/000001.png"));
+  EXPECT_FALSE(fs::exists(folder / "a" + "/images/000002.png"));
+  EXPECT_EQ(diffuse({"sample", run, "--out", folder / "x.jpg"}).exit, 2);
   EXPECT_EQ(diffuse({"sample", run, "--steps", "51", "--out", folder / "e"}).exit, 2);
   EXPECT_EQ(diffuse({"sample", run, "--class", "1", "--out", folder / "e"}).exit, 2);
 }
