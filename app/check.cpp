@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -47,20 +48,12 @@ DataSummary decode_all(const DataOptions& options, ProgressMode mode) {
 
 DataSummary scan_headers(const DataOptions& options) {
   const DataScan scan = scan_folder(options, true);
-  int64_t bad = 0;
-  const SkippedFile* first = nullptr;
-  for (const SkippedFile& file : scan.skipped)
-    if (file.picture && ++bad == 1) first = &file;
+  refuse_bad(options, scan.skipped);
+  const auto bad = std::count_if(scan.skipped.begin(),
+                                 scan.skipped.end(),
+                                 [](const SkippedFile& file) { return file.picture; });
   const auto good = static_cast<int64_t>(scan.entries.size());
-  if (bad > 0 && options.on_bad_image == BadImage::fail)
-    throw Error(Exit::data,
-                options.path + ": " + first->path + ": " + first->reason +
-                    "; remove it, or use data.on_bad_image: skip");
-  if (static_cast<double>(bad) > options.max_bad_fraction * static_cast<double>(good + bad))
-    throw Error(Exit::data,
-                options.path + ": " + std::to_string(bad) + " of " + std::to_string(good + bad) +
-                    " pictures are bad, more than data.max_bad_fraction allows; " +
-                    list_skipped(scan.skipped));
+  refuse_too_many_bad(options, bad, good + bad, [&] { return scan.skipped; });
   return {options.path, good, scan.label_names, scan.skipped};
 }
 

@@ -42,6 +42,9 @@ void print(const std::string& text);
 /// `--version` and `--version --json`: without LibTorch.
 std::string version_text(bool json);
 
+/// The commit that the program was built from, as far as that is known.
+std::string build_commit();
+
 /// Validators with messages that name the choices, the bound and the nearest name.
 CLI::Validator one_of(std::vector<std::string> names);
 CLI::Validator at_least(int64_t low);

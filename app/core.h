@@ -27,6 +27,7 @@ struct TrainRequest {
   LoadedConfig loaded;
   std::string config_text;                // verbatim
   std::vector<std::string> command;       // argv
+  std::string git;                        // commit of this build
   std::vector<std::string> overrides;     // --set texts
   std::string run_dir;                    // --run-dir; empty: a new numbered folder under run.root
   std::string resume;                     // "", "auto", "never" or a path

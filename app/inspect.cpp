@@ -145,19 +145,11 @@ Json inspect_file(const fs::path& path) {
   if (extension == ".safetensors") return inspect_safetensors(path);
   constexpr uint64_t kMaxPicture = uint64_t{1} << 30;
   std::vector<uint8_t> bytes;
+  if (!fs::is_regular_file(path))
+    throw Error(Exit::data, path.string() + " is neither a file nor a folder");
   if (fs::file_size(path) <= kMaxPicture) bytes = read_bytes(path, kMaxPicture);
   if (const std::optional<Json> picture = inspect_picture(path, bytes)) return *picture;
-  const bool zip = bytes.size() > 1 && bytes[0] == 'P' && bytes[1] == 'K';
-  const bool pickle = bytes.size() > 1 && bytes[0] == 0x80 && bytes[1] <= 5;
-  if (zip || pickle || extension == ".pt" || extension == ".pth" || extension == ".ckpt")
-    throw Error(Exit::checkpoint,
-                path.string() +
-                    " is a pickle, which can run any code when it is read, so it never is. In "
-                    "Python, with data "
-                    "that you trust:\n"
-                    "  import torch, safetensors.torch\n"
-                    "  safetensors.torch.save_file(torch.load(\"" +
-                    path.filename().string() + "\", weights_only=True), \"model.safetensors\")");
+  refuse_pickle(path, std::as_bytes(std::span(bytes)));
   throw Error(
       Exit::data,
       path.string() +

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <memory>
 
+#include "base/device.h"
 #include "command.h"
 #include "diffusion/variance.h"
 
@@ -78,6 +79,11 @@ Run add_sample(CLI::App& app, const Context& context) {
   return [flags, count, grid, clip, no_clip, &context] {
     SampleRequest& request = flags->request;
     request.global = context.global;
+    // Not as a validator: those also see the environment of a `diffuse train`.
+    if (!parse_device(request.device))
+      throw Error(Exit::usage,
+                  "--device must be auto, cpu, cuda or cuda:N, got '" + request.device + "'" +
+                      (is_typed(context, "--device") ? "" : " (from DIFFUSE_DEVICE)"));
     if (clip->count() > 0 && no_clip->count() > 0)
       throw Error(Exit::usage, "--clip and --no-clip exclude each other");
     if (clip->count() > 0) request.clip = true;

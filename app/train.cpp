@@ -4,7 +4,6 @@
 #include <iterator>
 #include <memory>
 
-#include "base/files.h"
 #include "command.h"
 #include "config/scalar.h"
 #include "config/schema.h"
@@ -12,9 +11,6 @@
 
 namespace diffuse {
 namespace {
-
-/// The largest config that is read (config/yaml.h).
-constexpr uint64_t kMaxConfigFile = uint64_t{1} << 20;
 
 struct Shortcut {
   const char* option;
@@ -67,7 +63,8 @@ TrainRequest make_request(const TrainFlags& flags, const Context& context) {
   TrainRequest request;
   request.global = context.global;
   request.command = context.argv;
-  request.config_text = read_file(flags.config, Exit::config, kMaxConfigFile);
+  request.git = build_commit();
+  request.config_text = read_config(flags.config);
   request.run_dir = flags.run_dir;
   request.resume = flags.resume.empty() ? (flags.run_dir.empty() ? "never" : "auto") : flags.resume;
   request.allow_change = flags.allow_change;

@@ -64,10 +64,22 @@ table() {
   done
 }
 
-# What the signal asks this script to exit with; the running `diffuse` has it too, saves and ends.
-stop=0
+# What the signal asks this script to exit with; the running `diffuse` saves and ends. A terminal's Ctrl-C reaches it by
+# itself; the others may have been sent to this script alone.
+stop=0 running=''
 trap 'stop=130' INT
-trap 'stop=75' TERM USR1
+trap 'stop=75; [[ -z $running ]] || kill -TERM "$running" 2>/dev/null || true' TERM USR1
+
+# Runs a command and returns its exit code. It is waited for in a way that lets a signal through meanwhile.
+run() {
+  local code=0
+  "$@" &
+  running=$!
+  while kill -0 "$running" 2>/dev/null; do wait "$running" || true; done
+  wait "$running" || code=$?
+  running=''
+  return "$code"
+}
 
 # train NAME [diffuse train options...]: one arm to its end. Exit code 75 means stopped after saving, run again.
 train() {
@@ -76,7 +88,7 @@ train() {
   IFS=- read -r schedule target weighting <<<"$name"
   while true; do
     code=0
-    "$diffuse" train "$config" --run-dir "$sweep_root/$name" --set "diffusion.schedule=$schedule" \
+    run "$diffuse" train "$config" --run-dir "$sweep_root/$name" --set "diffusion.schedule=$schedule" \
       --set "diffusion.target=$target" --set "diffusion.weighting=$weighting" "$@" || code=$?
     ((code == 130 && stop == 0)) && stop=130
     ((stop == 0)) || return "$stop"

@@ -95,11 +95,6 @@ std::string describe_drawing(const Config& config, const DrawingRecord& record) 
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-std::string zero_padded(int64_t value, size_t digits) {
-  std::string text = std::to_string(value);
-  return text.insert(0, text.size() < digits ? digits - text.size() : 0, '0');
-}
-
 std::vector<int64_t> labels_in_turn(int64_t count, int64_t num_classes) {
   std::vector<int64_t> out(static_cast<size_t>(num_classes > 0 ? count : 0));
   for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<int64_t>(i) % num_classes;

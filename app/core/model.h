@@ -58,9 +58,6 @@ struct DrawingRecord {
 };
 std::string describe_drawing(const Config& config, const DrawingRecord& record);
 
-/// 12 as "000012".
-std::string zero_padded(int64_t value, size_t digits);
-
 /// Runs `f`; an allocation that fails in it becomes Error{device} with the remedy.
 template <class F>
 auto with_memory_advice(const std::string& remedy, F f) {

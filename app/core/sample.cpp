@@ -9,6 +9,7 @@
 
 #include "base/files.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "core.h"
 #include "core/commands.h"
 #include "core/model.h"
@@ -92,6 +93,11 @@ void apply(const SampleRequest& request, Config& config) {
     throw Error(Exit::usage,
                 "--steps must be from 1 to the " + std::to_string(config.diffusion.steps) +
                     " steps that the model was trained on, got " + std::to_string(*options.steps));
+  const int64_t steps = options.steps.value_or(config.diffusion.steps);
+  if (request.trajectory > steps)
+    throw Error(Exit::usage,
+                "--trajectory must be at most the " + std::to_string(steps) +
+                    " steps of the chain, got " + std::to_string(request.trajectory));
   if (request.clip) options.clip = *request.clip;
   if (request.seed) options.seed = *request.seed;
   if (request.batch) options.batch = request.batch;

@@ -12,6 +12,7 @@
 
 #include "base/files.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "core.h"
 #include "core/commands.h"
 #include "core/model.h"
@@ -103,11 +104,13 @@ int64_t count_classes(const Config& config, const DataScan& scan) {
   return static_cast<int64_t>(scan.label_names.size());
 }
 
-std::vector<std::pair<std::string, std::string>> environment(at::Device device) {
+std::vector<std::pair<std::string, std::string>> environment(const std::string& git,
+                                                             at::Device device) {
   std::string name = device.str();
   if (const CudaOps* cuda = device.is_cuda() ? open_cuda() : nullptr)
     name += " (" + cuda->device_name(device.index()) + ")";
   return {{"diffuse", DIFFUSE_VERSION},
+          {"git", git},
           {"libtorch", TORCH_VERSION},
           {"device", name},
           {"threads", std::to_string(at::get_num_threads())}};
@@ -179,7 +182,7 @@ void write_record(Session& session) {
        .resolved_config = write_config(session.config, true, request.loaded.origin),
        .overrides = request.overrides,
        .command = request.command,
-       .environment = environment(session.device)});
+       .environment = environment(session.request.git, session.device)});
   session.write_status("running", std::nullopt);
 }
 

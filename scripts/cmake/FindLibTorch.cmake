@@ -2,7 +2,7 @@
 # LibTorch from, in this order: -DLIBTORCH / the environment's LIBTORCH (a folder with include/ and lib/: the
 # zip's `libtorch` or a wheel's `site-packages/torch`), the checkout's .deps/venv, python3's torch (found
 # without importing it). Targets LibTorch::cpu (libtorch_cpu, libc10) and, where its libraries are,
-# LibTorch::cuda (with LibTorch_CUDA_VERSION_MAJOR). TorchConfig.cmake is not used: it needs a working CUDA toolkit for a CUDA wheel.
+# LibTorch::cuda (with LibTorch_CUDA_VERSION_MAJOR); LibTorch_LIBRARY_DIRS for the run-time search path. TorchConfig.cmake is not used: it needs a working CUDA toolkit for a CUDA wheel.
 include(FindPackageHandleStandardArgs)
 
 set(LIBTORCH "" CACHE PATH "LibTorch 2.11: a folder with include/ and lib/; empty: found by itself")
@@ -51,6 +51,7 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   foreach(dir ${nvidia_dirs})
     list(APPEND link_dirs "-Wl,-rpath-link,${dir}")
   endforeach()
+  get_filename_component(LibTorch_LIBRARY_DIRS ${LibTorch_CPU_LIBRARY} DIRECTORY)
   add_library(LibTorch::c10 SHARED IMPORTED)
   set_target_properties(LibTorch::c10 PROPERTIES IMPORTED_LOCATION ${LibTorch_C10_LIBRARY})
   add_library(LibTorch::cpu SHARED IMPORTED)
@@ -65,6 +66,8 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   if(LibTorch_CUDA_LIBRARY AND LibTorch_C10_CUDA_LIBRARY AND cudart)
     list(GET cudart 0 cudart)
     string(REGEX REPLACE ".*[.]so[.]([0-9]+).*" "\\1" LibTorch_CUDA_VERSION_MAJOR "${cudart}")
+    get_filename_component(cudart_dir ${cudart} DIRECTORY)
+    list(APPEND LibTorch_LIBRARY_DIRS ${cudart_dir})
     add_library(LibTorch::cudart SHARED IMPORTED)
     set_target_properties(LibTorch::cudart PROPERTIES IMPORTED_LOCATION ${cudart})
     add_library(LibTorch::c10_cuda SHARED IMPORTED)

@@ -8,27 +8,18 @@
 
 #include <cerrno>
 #include <cstring>
-#include <ctime>
+
+#include "base/text.h"
 
 namespace diffuse {
 namespace {
 
 std::string reason() { return std::strerror(errno); }
 
-/// Closes on scope exit; the descriptor of a file that is being read or written.
-struct Descriptor {
-  int fd;
-  explicit Descriptor(int fd_) : fd(fd_) {}
-  ~Descriptor() {
-    if (fd >= 0) ::close(fd);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-};
-
 template <class Container>
 Container read_whole(const std::filesystem::path& path, Exit code, uint64_t max_bytes) {
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // Not blocking: opening a FIFO would wait for a writer for ever.
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.fd < 0) throw Error(code, "cannot read " + path.string() + ": " + reason());
   struct stat info {};
   if (::fstat(file.fd, &info) != 0)
@@ -66,7 +57,7 @@ void write_all(
 
 /// fsync, then close. An fsync error is final: the kernel may have dropped the pages, so a second
 /// fsync could lie.
-void sync_and_close(Descriptor& file, const std::filesystem::path& path, Exit code) {
+void sync_and_close(FileDescriptor& file, const std::filesystem::path& path, Exit code) {
   if (::fsync(file.fd) != 0) throw Error(code, "cannot write " + path.string() + ": " + reason());
   const int fd = file.fd;
   file.fd = -1;
@@ -80,7 +71,7 @@ void write_file_atomic(const std::filesystem::path& path,
   std::filesystem::path temporary = path;
   temporary += ".tmp-" + std::to_string(::getpid());
   try {
-    Descriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+    FileDescriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
     if (file.fd < 0) throw Error(code, "cannot write " + path.string() + ": " + reason());
     write_all(file.fd, data, size, path, code);
     sync_and_close(file, path, code);
@@ -95,6 +86,10 @@ void write_file_atomic(const std::filesystem::path& path,
 }
 
 }  // namespace
+
+FileDescriptor::~FileDescriptor() {
+  if (fd >= 0) ::close(fd);
+}
 
 std::string read_file(const std::filesystem::path& path, Exit code, uint64_t max_bytes) {
   return read_whole<std::string>(path, code, max_bytes);
@@ -116,7 +111,7 @@ void write_file_atomic(const std::filesystem::path& path,
 
 void write_new_file(const std::filesystem::path& path,
                     std::span<const std::span<const std::byte>> parts) {
-  Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
   if (file.fd < 0) throw Error(Exit::write, "cannot write " + path.string() + ": " + reason());
   for (const auto& part : parts)
     write_all(file.fd, reinterpret_cast<const char*>(part.data()), part.size(), path, Exit::write);
@@ -124,7 +119,7 @@ void write_new_file(const std::filesystem::path& path,
 }
 
 void fsync_folder(const std::filesystem::path& folder) {
-  Descriptor handle(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  FileDescriptor handle(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (handle.fd < 0)
     throw Error(Exit::write, "cannot open folder " + folder.string() + ": " + reason());
   // Some file systems cannot sync a folder (EINVAL): nothing more can be asked of them.
@@ -151,13 +146,8 @@ FileLock::FileLock(const std::filesystem::path& path)
   }
   char host[128] = {};
   ::gethostname(host, sizeof(host) - 1);
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  ::gmtime_r(&now, &utc);
-  char when[32];
-  std::strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", &utc);
   const std::string text =
-      "pid " + std::to_string(::getpid()) + " on " + host + " since " + when + "\n";
+      "pid " + std::to_string(::getpid()) + " on " + host + " since " + utc_now() + "\n";
   if (::ftruncate(fd_, 0) != 0 || ::pwrite(fd_, text.data(), text.size(), 0) < 0) {
     // The text only serves the other side's message; the lock itself holds.
   }

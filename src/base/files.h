@@ -12,6 +12,15 @@
 
 namespace diffuse {
 
+/// Closes on scope exit. Negative: none.
+struct FileDescriptor {
+  int fd;
+  explicit FileDescriptor(int fd_) : fd(fd_) {}
+  ~FileDescriptor();
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+};
+
 /// The whole file. Throws Error{code} with the system's reason; files above `max_bytes` are
 /// refused.
 std::string read_file(const std::filesystem::path& path,

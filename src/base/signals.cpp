@@ -26,7 +26,9 @@ int64_t now_seconds() {
 
 void on_stop(int signal) {
   const int code = static_cast<int>(signal == SIGINT ? Exit::interrupted : Exit::stopped);
-  if (g_stop != 0 && now_seconds() - g_stop_time <= 10) {
+  const int64_t since = now_seconds() - g_stop_time;
+  if (g_stop != 0 && since <= 10) {
+    if (signal != SIGINT && since < 2) return;
     if (signal != SIGINT) _exit(code);
     // Ends by the signal itself, so that a shell's loop ends, too.
     ::signal(SIGINT, SIG_DFL);

@@ -6,7 +6,8 @@
 namespace diffuse {
 
 /// What signals have asked for. SIGINT, SIGTERM, SIGUSR1 and SIGXCPU: stop after the step and save;
-/// a second one within 10 seconds leaves at once (nothing is lost: a checkpoint appears by rename).
+/// a second one within 10 seconds leaves at once (nothing is lost: a checkpoint appears by rename);
+/// any but SIGINT only after 2 seconds, as whoever stops a job often signals its processes twice.
 /// SIGHUP: save and go on. SIGUSR2: save, draw a grid and go on. SIGPIPE is ignored.
 class Signals {
  public:

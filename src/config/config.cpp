@@ -2,20 +2,12 @@
 #include "config/config.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
+
+#include "base/device.h"
 
 namespace diffuse {
 namespace {
-
-bool is_device(std::string_view text) {
-  if (text == "auto" || text == "cpu" || text == "cuda") return true;
-  if (!text.starts_with("cuda:")) return false;
-  const std::string_view number = text.substr(5);
-  uint8_t index = 0;
-  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), index);
-  return error == std::errc() && end == number.data() + number.size();
-}
 
 void check_model(const Config& c, std::vector<Finding>& out) {
   const int64_t divisor = c.model.size_divisor();
@@ -52,7 +44,7 @@ void check_training(const Config& c, std::vector<Finding>& out) {
                    .message = "a micro-batch of " + std::to_string(*c.train.micro_batch) +
                               " is larger than train.batch " + std::to_string(c.train.batch) +
                               "; use at most the batch, or auto"});
-  if (!is_device(c.train.device))
+  if (!parse_device(c.train.device))
     out.push_back(
         {.error = true,
          .key = "train.device",

@@ -581,9 +581,13 @@ LoadedConfig load_config_text(std::string_view text,
   return loader.finish();
 }
 
+std::string read_config(const fs::path& file) {
+  return read_file(file, Exit::config, kMaxConfigBytes);
+}
+
 LoadedConfig load_config(const fs::path& file, const std::vector<Override>& overrides) {
-  const std::string text = read_file(file, Exit::config, kMaxConfigBytes);
-  return load_config_text(text, file.string(), fs::absolute(file).parent_path(), overrides);
+  return load_config_text(
+      read_config(file), file.string(), fs::absolute(file).parent_path(), overrides);
 }
 
 }  // namespace diffuse

@@ -38,6 +38,8 @@ struct LoadedConfig {
 /// ConfigError. A relative path in the file is relative to `base_folder` (load_config: the file's
 /// folder), one in an override to the current folder; the loaded config holds absolute paths.
 LoadedConfig load_config(const std::filesystem::path& file, const std::vector<Override>& overrides);
+/// The text of a config file, for load_config_text. Throws Error{config}.
+std::string read_config(const std::filesystem::path& file);
 LoadedConfig load_config_text(std::string_view text,
                               const std::string& name,
                               const std::filesystem::path& base_folder,

@@ -71,12 +71,6 @@ struct Dataset::Impl {
     if (!others.empty()) log::info(options.path + ": " + list_skipped(others));
   }
 
-  [[noreturn]] void fail(const std::string& file, const std::string& reason) const {
-    throw Error(Exit::data,
-                "bad picture " + (std::filesystem::path(options.path) / file).string() + ": " +
-                    reason + "\nMend or remove it, or set data.on_bad_image to 'skip'.");
-  }
-
   std::vector<SkippedFile> all_skipped() const {
     std::vector<SkippedFile> out = scan.skipped;
     for (const auto& [index, reason] : bad_entries) out.push_back({path(index), reason, true});
@@ -87,20 +81,12 @@ struct Dataset::Impl {
   }
 
   void check_bad_fraction() const {
-    if (static_cast<double>(bad_pictures) <=
-        options.max_bad_fraction * static_cast<double>(pictures))
-      return;
-    std::vector<SkippedFile> bad = all_skipped();
-    std::erase_if(bad, [](const SkippedFile& s) { return !s.picture; });
-    throw Error(Exit::data,
-                "too many bad pictures in " + options.path + ": " + std::to_string(bad_pictures) +
-                    " of " + std::to_string(pictures) + "; " + list_skipped(bad) +
-                    "\nMend or remove them, or raise data.max_bad_fraction.");
+    refuse_too_many_bad(options, bad_pictures, pictures, [this] { return all_skipped(); });
   }
 
   /// Records a file that did not decode in a streamed set, as on_bad_image says.
   void add_bad(int64_t index, const std::string& reason) {
-    if (options.on_bad_image == BadImage::fail) fail(path(index), reason);
+    if (options.on_bad_image == BadImage::fail) refuse_bad(options, {{path(index), reason, true}});
     const std::lock_guard lock(mutex);
     if (!bad_entries.emplace(index, reason).second) return;  // another thread was first
     ++bad_pictures;
@@ -136,7 +122,8 @@ struct Dataset::Impl {
               else
                 std::copy(image.data.begin(), image.data.end(), fixed.get() + i * image_bytes);
             } catch (const ImageError& e) {
-              if (options.on_bad_image == BadImage::fail) fail(path(i), e.what());
+              if (options.on_bad_image == BadImage::fail)
+                refuse_bad(options, {{path(i), e.what(), true}});
               reasons[static_cast<size_t>(i)] = e.what();
             }
           },
@@ -190,16 +177,38 @@ struct Dataset::Impl {
   }
 };
 
+void refuse_bad(const DataOptions& options, const std::vector<SkippedFile>& skipped) {
+  if (options.on_bad_image != BadImage::fail) return;
+  for (const SkippedFile& s : skipped)
+    if (s.picture)
+      throw Error(Exit::data,
+                  "bad picture " + (std::filesystem::path(options.path) / s.path).string() + ": " +
+                      s.reason + "\nMend or remove it, or set data.on_bad_image to 'skip'.");
+}
+
+void refuse_too_many_bad(const DataOptions& options,
+                         int64_t bad,
+                         int64_t pictures,
+                         const std::function<std::vector<SkippedFile>()>& skipped) {
+  if (static_cast<double>(bad) <= options.max_bad_fraction * static_cast<double>(pictures)) return;
+  std::vector<SkippedFile> named = skipped();
+  std::erase_if(named, [](const SkippedFile& s) { return !s.picture; });
+  throw Error(Exit::data,
+              "too many bad pictures in " + options.path + ": " + std::to_string(bad) + " of " +
+                  std::to_string(pictures) + "; " + list_skipped(named) +
+                  "\nMend or remove them, or raise data.max_bad_fraction.");
+}
+
 Dataset::Dataset(const DataOptions& options, const std::function<void(int64_t, int64_t)>& progress)
     : impl_(std::make_unique<Impl>()) {
   Impl& d = *impl_;
   d.options = options;
   d.scan = scan_folder(options, true);
+  refuse_bad(options, d.scan.skipped);
   d.image_bytes = options.height() * options.width() * options.channels;
   d.pictures = size();
   for (const SkippedFile& s : d.scan.skipped) {
     if (!s.picture) continue;
-    if (options.on_bad_image == BadImage::fail) d.fail(s.path, s.reason);
     ++d.pictures;
     ++d.bad_pictures;
   }

@@ -44,6 +44,16 @@ DataScan scan_folder(const DataOptions& options, bool read_headers);
 /// "skipped N files, the first:" and a line for each of the first `most`.
 std::string list_skipped(const std::vector<SkippedFile>& skipped, size_t most = 5);
 
+/// Throws Error{data} when a picture was skipped and on_bad_image is fail. `skipped` as in
+/// DataScan.
+void refuse_bad(const DataOptions& options, const std::vector<SkippedFile>& skipped);
+/// Throws Error{data} when `bad` of `pictures` are more than max_bad_fraction allows; `skipped` is
+/// asked for the message only.
+void refuse_too_many_bad(const DataOptions& options,
+                         int64_t bad,
+                         int64_t pictures,
+                         const std::function<std::vector<SkippedFile>()>& skipped);
+
 /// The part of the options that decode_image needs.
 DecodeOptions decode_options(const DataOptions& options);
 

@@ -19,6 +19,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/text.h"
 
 namespace diffuse {
 namespace {
@@ -62,10 +63,7 @@ std::span<const std::byte> bytes_of(const std::string& text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-std::string checkpoint_name(int64_t step) {
-  const std::string digits = std::to_string(step);
-  return "step-" + std::string(digits.size() < 9 ? 9 - digits.size() : 0, '0') + digits;
-}
+std::string checkpoint_name(int64_t step) { return "step-" + zero_padded(step, 9); }
 
 /// The step of a checkpoint's name; none for any other name.
 std::optional<int64_t> step_of(const std::string& name) {
@@ -146,16 +144,8 @@ Manifest read_manifest(const fs::path& checkpoint) {
   return m;
 }
 
-/// Closes on scope exit.
-struct Descriptor {
-  int fd;
-  ~Descriptor() {
-    if (fd >= 0) ::close(fd);
-  }
-};
-
 void verify_file(const fs::path& path, const ManifestEntry& wanted) {
-  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.fd < 0) damaged(path, std::string("cannot be read: ") + std::strerror(errno));
   struct stat info {};
   if (::fstat(file.fd, &info) != 0 || !S_ISREG(info.st_mode))

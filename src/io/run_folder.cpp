@@ -10,13 +10,13 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "io/checkpoint.h"
 
 namespace diffuse {
@@ -35,15 +35,6 @@ constexpr uint64_t kMaxCommands = 16 << 20;
 /// Texts from outside (paths, host names) may hold any bytes; JSON may not.
 std::string dump(const ordered_json& value, int indent = -1) {
   return value.dump(indent, ' ', false, ordered_json::error_handler_t::replace);
-}
-
-std::string utc_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  ::gmtime_r(&now, &utc);
-  char text[32];
-  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
 }
 
 void create_folders(const fs::path& path) {

@@ -276,10 +276,16 @@ SafetensorsParts safetensors_parts(const std::vector<TensorView>& tensors,
   return out;
 }
 
-void write_safetensors(const std::filesystem::path& path,
-                       const std::vector<TensorView>& tensors,
-                       const Metadata& metadata) {
-  write_new_file(path, safetensors_parts(tensors, metadata).all());
+void refuse_pickle(const std::filesystem::path& path, std::span<const std::byte> bytes) {
+  if (!looks_like_pickle(path, bytes)) return;
+  throw Error(Exit::checkpoint,
+              path.string() +
+                  " is a pickle or torch.save file, which can run any code when it is read, so it "
+                  "never is. If you trust it, convert it in Python:\n"
+                  "  import torch, safetensors.torch\n"
+                  "  safetensors.torch.save_file(torch.load(\"" +
+                  path.filename().string() +
+                  "\", map_location=\"cpu\", weights_only=True), \"model.safetensors\")");
 }
 
 struct SafetensorsFile::Impl {
@@ -327,16 +333,7 @@ struct SafetensorsFile::Impl {
   }
 
   void read(const std::filesystem::path& path, std::span<const std::byte> bytes) {
-    if (looks_like_pickle(path, bytes))
-      throw Error(
-          Exit::checkpoint,
-          path.string() +
-              " is a pickle or torch.save file, which can run any code when it is read; it is "
-              "never "
-              "read here. If you trust it, convert it in Python:\n"
-              "  import torch, safetensors.torch as st\n"
-              "  st.save_file(torch.load(\"in.pt\", map_location=\"cpu\", weights_only=True), "
-              "\"out.safetensors\")");
+    refuse_pickle(path, bytes);
     if (bytes.size() < kPrefix)
       damaged(path, "it has " + std::to_string(bytes.size()) + " bytes, too few for a header");
     uint64_t length = 0;

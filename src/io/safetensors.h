@@ -37,11 +37,9 @@ struct SafetensorsParts {
 SafetensorsParts safetensors_parts(const std::vector<TensorView>& tensors,
                                    const Metadata& metadata = {});
 
-/// Writes with fsync to `path`, which must not exist (the caller owns atomicity: io/checkpoint.h).
-/// Throws Error{write}.
-void write_safetensors(const std::filesystem::path& path,
-                       const std::vector<TensorView>& tensors,
-                       const Metadata& metadata = {});
+/// Throws Error{checkpoint} with the way to convert it when a file with this name and these first
+/// bytes is a pickle or of torch.save: reading one can run any code.
+void refuse_pickle(const std::filesystem::path& path, std::span<const std::byte> bytes);
 
 /// A file mapped into memory; the header is checked against the file before anything is used:
 /// sizes, dtypes, overlaps, holes, duplicate names, trailing bytes. Throws Error{checkpoint} with

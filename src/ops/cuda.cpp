@@ -3,10 +3,11 @@
 
 #include <dlfcn.h>
 
-#include <charconv>
 #include <exception>
 #include <filesystem>
+#include <optional>
 
+#include "base/device.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -49,6 +50,10 @@ Opened open() {
   const auto table = reinterpret_cast<Table>(dlsym(library, "diffuse_cuda_ops"));
   DIFFUSE_CHECK(table != nullptr);
   const CudaOps* const ops = table();
+  if (ops->table_size != sizeof(CudaOps)) {
+    out.why = "libdiffuse_cuda.so is of another build; build or install diffuse again";
+    return out;
+  }
   try {
     if (ops->device_count() > 0)
       out.ops = ops;
@@ -78,10 +83,12 @@ const CudaOps* open_cuda(std::string* why) {
 }
 
 at::Device pick_device(const std::string& name) {
-  if (name == "cpu") return at::Device(at::kCPU);
+  const std::optional<DeviceName> wanted = parse_device(name);
+  DIFFUSE_CHECK(wanted.has_value());  // the config and the command line refuse others
+  if (wanted->kind == DeviceName::Kind::cpu) return at::Device(at::kCPU);
 
   std::string why;
-  if (name == "auto") {
+  if (wanted->kind == DeviceName::Kind::automatic) {
     if (const CudaOps* const cuda = open_cuda(&why)) {
       why = unusable(*cuda, 0);
       if (why.empty()) return at::Device(at::kCUDA, 0);
@@ -94,30 +101,19 @@ at::Device pick_device(const std::string& name) {
     return at::Device(at::kCPU);
   }
 
-  int index = 0;
-  bool valid = name == "cuda";
-  if (name.starts_with("cuda:") && name.size() > 5 && name[5] != '-') {
-    const char* const end = name.data() + name.size();
-    const auto [rest, error] = std::from_chars(name.data() + 5, end, index);
-    valid = error == std::errc() && rest == end;
-  }
-  if (!valid)
-    throw Error(Exit::device,
-                "device '" + name + "' is none of auto, cpu, cuda, cuda:N (N from 0)");
-
   const CudaOps* const cuda = open_cuda(&why);
   if (cuda == nullptr)
     throw Error(Exit::device,
                 "device '" + name + "' cannot be had: " + why + "; or use device cpu or auto");
   const int count = cuda->device_count();
-  if (index >= count)
+  if (wanted->index >= count)
     throw Error(
         Exit::device,
         "device '" + name + "' does not exist: this machine has " + std::to_string(count) +
             (count == 1 ? " GPU, cuda:0" : " GPUs, cuda:0 to cuda:" + std::to_string(count - 1)));
-  if (why = unusable(*cuda, index); !why.empty())
+  if (why = unusable(*cuda, wanted->index); !why.empty())
     throw Error(Exit::device, "device '" + name + "' cannot be used: " + why + "; use device cpu");
-  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(wanted->index));
 }
 
 }  // namespace diffuse

@@ -14,17 +14,14 @@ namespace diffuse {
 /// What the plug-in libdiffuse_cuda offers, as one table. It is opened when a GPU is asked for, so
 /// that one build runs on machines with and without CUDA libraries.
 struct CudaOps {
+  size_t table_size;  // sizeof(CudaOps) of the plug-in's build: another one is refused
   int (*device_count)();
   std::string (*device_name)(int device);
   int (*capability)(int device);       // compute capability, 90 for 9.0
   int64_t (*memory_peak)(int device);  // bytes in live tensors, highest so far
-  /// The CUDA bodies of ops/noise.h. `samples`: host memory, one a row; null: first_sample + row.
-  void (*fill_normal)(const at::Tensor& out,
-                      uint64_t seed,
-                      Purpose purpose,
-                      uint64_t step,
-                      const int64_t* samples,
-                      int64_t first_sample);
+  /// The CUDA bodies of ops/noise.h.
+  void (*fill_normal)(
+      const at::Tensor& out, uint64_t seed, Purpose purpose, uint64_t step, int64_t first_sample);
   void (*dropout_mask)(const at::Tensor& out,  // float32
                        uint32_t threshold,
                        float keep_value,
@@ -41,7 +38,8 @@ const CudaOps* open_cuda(std::string* why = nullptr);
 
 /// The device for `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes the first GPU that works, else
 /// the CPU, and does not load any CUDA library on a machine without an NVIDIA driver. Throws
-/// Error{device} with the remedy when a GPU was asked for and cannot be had.
+/// Error{device} with the remedy when a GPU was asked for and cannot be had. `name` is a device
+/// (base/device.h).
 at::Device pick_device(const std::string& name);
 
 }  // namespace diffuse

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
-
-#include <algorithm>
 
 #include "ops/cuda.h"
 #include "ops/kernels/philox.h"
@@ -37,19 +34,9 @@ int64_t memory_peak(int device) {
   return stats.allocated_bytes[static_cast<size_t>(StatType::AGGREGATE)].peak;
 }
 
-void fill_normal(const at::Tensor& out,
-                 uint64_t seed,
-                 Purpose purpose,
-                 uint64_t step,
-                 const int64_t* samples,
-                 int64_t first_sample) {
+void fill_normal(
+    const at::Tensor& out, uint64_t seed, Purpose purpose, uint64_t step, int64_t first_sample) {
   const c10::cuda::CUDAGuard guard(out.device());
-  at::Tensor on_device;
-  if (samples != nullptr) {
-    const at::Tensor host = at::empty({out.size(0)}, at::kLong);
-    std::copy_n(samples, out.size(0), host.mutable_data_ptr<int64_t>());
-    on_device = host.to(out.device());
-  }
   C10_CUDA_CHECK(static_cast<cudaError_t>(
       kernels::fill_normal(out.mutable_data_ptr<float>(),
                            out.size(0),
@@ -57,7 +44,6 @@ void fill_normal(const at::Tensor& out,
                            seed,
                            static_cast<uint32_t>(purpose),
                            step,
-                           samples != nullptr ? on_device.const_data_ptr<int64_t>() : nullptr,
                            first_sample,
                            c10::cuda::getCurrentCUDAStream(out.device().index()).stream())));
 }
@@ -89,6 +75,7 @@ void dropout_mask(const at::Tensor& out,
 extern "C" const diffuse::CudaOps* diffuse_cuda_ops() {
   using namespace diffuse;
   static const CudaOps ops{
+      sizeof(CudaOps),
       [] { return static_cast<int>(c10::cuda::device_count()); },
       device_name,
       capability,

@@ -32,45 +32,19 @@ void for_blocks(int64_t rows, int64_t blocks, const Body& body) {
   });
 }
 
-void fill_normal_cpu(const at::Tensor& out,
-                     uint64_t seed,
-                     Purpose purpose,
-                     uint64_t step,
-                     const int64_t* samples,
-                     int64_t first_sample) {
+void fill_normal_cpu(
+    const at::Tensor& out, uint64_t seed, Purpose purpose, uint64_t step, int64_t first_sample) {
   const int64_t rows = out.size(0);
   const int64_t size = out.numel() / rows;
   float* const data = out.mutable_data_ptr<float>();
   for_blocks(rows, (size + 3) / 4, [&](int64_t row, int64_t first, int64_t last) {
-    const int64_t sample = samples != nullptr ? samples[row] : first_sample + row;
-    const Stream stream{seed, purpose, step, static_cast<uint64_t>(sample)};
+    const Stream stream{seed, purpose, step, static_cast<uint64_t>(first_sample + row)};
     for (int64_t block = first; block < last; ++block) {
       const std::array<float, 4> normals = random_normal4(stream, static_cast<uint32_t>(block));
       const int64_t at = 4 * block;
       std::copy_n(normals.data(), std::min<int64_t>(4, size - at), data + row * size + at);
     }
   });
-}
-
-void fill(const at::Tensor& out,
-          uint64_t seed,
-          Purpose purpose,
-          uint64_t step,
-          const int64_t* samples,
-          int64_t first_sample) {
-  DIFFUSE_CHECK(out.scalar_type() == at::kFloat && out.is_contiguous());
-  if (out.numel() == 0) return;
-  // Blocks of four values are numbered with 32 bits.
-  DIFFUSE_CHECK(out.numel() / out.size(0) <= int64_t{1} << 34);
-  if (out.is_cpu()) {
-    fill_normal_cpu(out, seed, purpose, step, samples, first_sample);
-  } else if (const CudaOps* cuda = out.is_cuda() ? open_cuda() : nullptr) {
-    cuda->fill_normal(out, seed, purpose, step, samples, first_sample);
-  } else {
-    const at::Tensor host = at::empty(out.sizes(), at::kFloat);
-    fill_normal_cpu(host, seed, purpose, step, samples, first_sample);
-    out.copy_(host);
-  }
 }
 
 void dropout_mask_cpu(const at::Tensor& out,
@@ -99,18 +73,21 @@ void dropout_mask_cpu(const at::Tensor& out,
 
 }  // namespace
 
-void fill_normal(const at::Tensor& out,
-                 uint64_t seed,
-                 Purpose purpose,
-                 uint64_t step,
-                 at::ArrayRef<int64_t> samples) {
-  DIFFUSE_CHECK(out.size(0) == static_cast<int64_t>(samples.size()));
-  fill(out, seed, purpose, step, samples.data(), 0);
-}
-
 void fill_normal(
     const at::Tensor& out, uint64_t seed, Purpose purpose, uint64_t step, int64_t first_sample) {
-  fill(out, seed, purpose, step, nullptr, first_sample);
+  DIFFUSE_CHECK(out.scalar_type() == at::kFloat && out.is_contiguous());
+  if (out.numel() == 0) return;
+  // Blocks of four values are numbered with 32 bits.
+  DIFFUSE_CHECK(out.numel() / out.size(0) <= int64_t{1} << 34);
+  if (out.is_cpu()) {
+    fill_normal_cpu(out, seed, purpose, step, first_sample);
+  } else if (const CudaOps* cuda = out.is_cuda() ? open_cuda() : nullptr) {
+    cuda->fill_normal(out, seed, purpose, step, first_sample);
+  } else {
+    const at::Tensor host = at::empty(out.sizes(), at::kFloat);
+    fill_normal_cpu(host, seed, purpose, step, first_sample);
+    out.copy_(host);
+  }
 }
 
 double dropout_probability(double p) { return std::round(p * 65536.0) / 65536.0; }

@@ -10,14 +10,7 @@
 namespace diffuse {
 
 /// Fills `out` [n, ...] (contiguous float32, CPU or CUDA) with standard normals: row i is the
-/// stream {seed, purpose, step, samples[i]}, element e number e of it. Needs samples.size() == n.
-void fill_normal(const at::Tensor& out,
-                 uint64_t seed,
-                 Purpose purpose,
-                 uint64_t step,
-                 at::ArrayRef<int64_t> samples);
-
-/// The same with row i the stream of sample first_sample + i.
+/// stream {seed, purpose, step, first_sample + i}, element e number e of it.
 void fill_normal(
     const at::Tensor& out, uint64_t seed, Purpose purpose, uint64_t step, int64_t first_sample);
 

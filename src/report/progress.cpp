@@ -257,9 +257,4 @@ void Progress::line(int64_t done, const std::string& text) {
   log::info(out);
 }
 
-std::optional<double> Progress::eta_seconds() const {
-  const std::lock_guard lock(impl_->mutex);
-  return impl_->state.eta;
-}
-
 }  // namespace diffuse

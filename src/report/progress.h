@@ -31,8 +31,6 @@ class Progress {
   void update(int64_t done, const std::string& text);
   /// A whole line for logs (plain mode): "train 500/3000 loss ... eta 1m02s". Nothing in bar mode.
   void line(int64_t done, const std::string& text);
-  /// Seconds to go at the recent speed; none before anything was done.
-  std::optional<double> eta_seconds() const;
 
  private:
   struct Impl;

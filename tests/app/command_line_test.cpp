@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <nlohmann/json.hpp>
 
@@ -397,12 +398,15 @@ TEST(Inspect, KnowsWhatItSees) {
   write_text(folder / "model.pt", "PK\x03\x04");
   const Outcome pickle = diffuse({"inspect", folder / "model.pt"});
   EXPECT_EQ(pickle.exit, 6);
-  EXPECT_NE(
-      pickle.err.find("safetensors.torch.save_file(torch.load(\"model.pt\", weights_only=True)"),
-      std::string::npos);
+  EXPECT_NE(pickle.err.find("safetensors.torch.save_file(torch.load(\"model.pt\", "
+                            "map_location=\"cpu\", weights_only=True)"),
+            std::string::npos);
   write_text(folder / "notes.txt", "hello");
   EXPECT_EQ(diffuse({"inspect", folder / "notes.txt"}).exit, 5);
   EXPECT_EQ(diffuse({"inspect", folder / "nothing"}).exit, 5);
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_EQ(diffuse({"inspect", folder / "pipe"}).exit, 5);
+  EXPECT_EQ(diffuse({"check", folder / "pipe"}).exit, 3);
   std::filesystem::create_directories(folder / "empty");
   EXPECT_EQ(diffuse({"inspect", folder / "empty"}).exit, 5);
 }

@@ -4,10 +4,11 @@
 #include <clocale>
 #include <cstdlib>
 #include <filesystem>
-#include <random>
+#include <fstream>
 
 #include "config/load.h"
 #include "config/schema.h"
+#include "support/temp_folder.h"
 
 namespace diffuse {
 namespace {
@@ -59,18 +60,16 @@ TEST(Write, ReadsBackAwkwardValues) {
 }
 
 TEST(Write, ReadsBackATableSchedule) {
-  const auto file = std::filesystem::temp_directory_path() /
-                    ("table-" + std::to_string(std::random_device()()) + ".txt");
+  const TempFolder folder;
+  const auto file = folder / "table.txt";
   {
-    std::FILE* out = std::fopen(file.c_str(), "w");
-    for (int i = 0; i < 10; ++i) std::fputs("0.5\n", out);
-    std::fclose(out);
+    std::ofstream out(file);
+    for (int i = 0; i < 10; ++i) out << "0.5\n";
   }
   expect_reads_back(
       load(kMinimal,
            {"diffusion.steps=10", "diffusion.schedule={type: table, file: " + file.string() + "}"})
           .config);
-  std::filesystem::remove(file);
 }
 
 TEST(Write, Layout) {
@@ -127,9 +126,7 @@ TEST(Differences, NameTheKeys) {
 
 // A decimal comma, and a Turkish dotless i, must change nothing.
 TEST(Locale, ChangesNothing) {
-  const auto folder = std::filesystem::temp_directory_path() /
-                      ("locales-" + std::to_string(std::random_device()()));
-  std::filesystem::create_directories(folder);
+  const TempFolder folder;
   const Config c = load(kMinimal, {"optim.lr=0.00123"}).config;
   const std::string before = write_config(c, true);
   const std::string report = test::errors(kMinimal, {"DATA.SIZE=1", "optim.lr=0,5"});
@@ -138,7 +135,7 @@ TEST(Locale, ChangesNothing) {
     const std::string make = "localedef -i " + name + " -f UTF-8 '" +
                              (folder / (name + ".UTF-8")).string() + "' >/dev/null 2>&1";
     if (std::system(make.c_str()) != 0) continue;
-    ::setenv("LOCPATH", folder.c_str(), 1);
+    ::setenv("LOCPATH", folder.path().c_str(), 1);
     if (std::setlocale(LC_ALL, (name + ".UTF-8").c_str()) == nullptr) continue;
     tried = true;
     EXPECT_EQ(write_config(load(before).config, true), before);
@@ -146,7 +143,6 @@ TEST(Locale, ChangesNothing) {
     std::setlocale(LC_ALL, "C");
   }
   ::unsetenv("LOCPATH");
-  std::filesystem::remove_all(folder);
   if (!tried) GTEST_SKIP() << "no locale with a decimal comma (Debian package locales)";
 }
 

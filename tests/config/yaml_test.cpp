@@ -7,6 +7,7 @@
 #include <random>
 
 #include "config/load.h"
+#include "support/temp_folder.h"
 
 namespace diffuse {
 namespace {
@@ -477,22 +478,8 @@ TEST(Yaml, Origins) {
   EXPECT_EQ(loaded.origin("optim.lr"), "default");
 }
 
-class Folder {
- public:
-  Folder()
-      : path_(std::filesystem::temp_directory_path() /
-              ("diffuse-config-" + std::to_string(std::random_device()()))) {
-    std::filesystem::create_directories(path_);
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
-
 TEST(Yaml, PathsAreRelativeToTheirFile) {
-  const Folder folder;
+  const TempFolder folder;
   std::filesystem::create_directories(folder / "configs");
   std::filesystem::create_directories(folder / "data/digits");
   const auto file = folder / "configs/c.yaml";
@@ -515,7 +502,7 @@ TEST(Yaml, PathsAreRelativeToTheirFile) {
 }
 
 TEST(Yaml, HintsAtAPathOfTheCurrentFolder) {
-  const Folder folder;
+  const TempFolder folder;
   std::filesystem::create_directories(folder / "configs");
   std::filesystem::create_directories(folder / "data");
   const auto before = std::filesystem::current_path();
@@ -531,7 +518,7 @@ TEST(Yaml, HintsAtAPathOfTheCurrentFolder) {
 }
 
 TEST(Yaml, FilesThatCannotBeRead) {
-  const Folder folder;
+  const TempFolder folder;
   for (const auto& path : {folder / "missing.yaml", folder / ""}) {
     try {
       load_config(path, {});

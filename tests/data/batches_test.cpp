@@ -56,7 +56,7 @@ class BatchesTest : public testing::Test {
     return out;
   }
 
-  TempFolder folder_;
+  PictureFolder folder_;
   DataOptions options_;
 };
 
@@ -130,7 +130,7 @@ TEST_F(BatchesTest, SeedChangesOrderFlipsAndCrops) {
 
 TEST_F(BatchesTest, HalfIsFlippedAndWindowsSpread) {
   // One picture, so that every draw shows: (y, x, tag) pixels tell the window and the mirror.
-  const TempFolder one;
+  const PictureFolder one;
   write_tagged(one, "a.png", 6, 17, 3);
   options_.path = one.path();
   const Dataset data(options_);

@@ -47,7 +47,7 @@ class DatasetTest : public testing::Test {
     return out;
   }
 
-  TempFolder folder_;
+  PictureFolder folder_;
   DataOptions options_;
 };
 

@@ -45,7 +45,7 @@ TEST(Png, TextOfDamagedOrOtherFiles) {
 }
 
 TEST(Png, WriteReplacesOrNamesTheFailure) {
-  const TempFolder folder;
+  const PictureFolder folder;
   write_png(folder / "a.png", tagged_image(2, 3, 1));
   write_png(folder / "a.png", tagged_image(4, 3, 2), {{"k", "v"}});
   EXPECT_EQ(decode_image(read_all(folder / "a.png"), {}).data, tagged_image(4, 3, 2).data);

@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-DataOptions options_for(const TempFolder& folder) {
+DataOptions options_for(const PictureFolder& folder) {
   DataOptions options;
   options.path = folder.path();
   options.workers = 2;
@@ -54,7 +54,7 @@ TEST(Scan, ShippedDigits) {
 }
 
 TEST(Scan, SortsPathsByBytes) {
-  const TempFolder folder;
+  const PictureFolder folder;
   for (const char* name : {"b/1.png",
                            "a/10.png",
                            "a/9.png",
@@ -81,7 +81,7 @@ TEST(Scan, SortsPathsByBytes) {
 }
 
 TEST(Scan, LabelsFollowTheFolders) {
-  const TempFolder folder;
+  const PictureFolder folder;
   folder.add_fixture("rgb.png", "one.png");
   folder.add_fixture("rgb.png", "two.png");
   DataOptions options = options_for(folder);
@@ -113,7 +113,7 @@ TEST(Scan, LabelsFollowTheFolders) {
 }
 
 TEST(Scan, NamesEverySkippedFile) {
-  const TempFolder folder;
+  const PictureFolder folder;
   folder.add_fixture("rgb.png", "a/good.png");
   folder.add_fixture("444.jpg", "a/no-ending");
   folder.write("README.txt", "BM and other text");
@@ -158,7 +158,7 @@ TEST(Scan, NamesEverySkippedFile) {
 }
 
 TEST(Scan, WithoutHeadersGoesByNames) {
-  const TempFolder folder;
+  const PictureFolder folder;
   folder.write("a.JPEG", "text");
   folder.write("b.txt", "text");
   folder.add_fixture("rgb.png", "c");
@@ -168,7 +168,7 @@ TEST(Scan, WithoutHeadersGoesByNames) {
 }
 
 TEST(Scan, FollowsLinkedFoldersOnce) {
-  const TempFolder folder, other;
+  const PictureFolder folder, other;
   folder.add_fixture("rgb.png", "b/1.png");
   other.add_fixture("rgb.png", "2.png");
   other.add_fixture("rgb.png", "deep/3.png");
@@ -192,7 +192,7 @@ TEST(Scan, FollowsLinkedFoldersOnce) {
 }
 
 TEST(Scan, PipesSocketsAndDevicesAreNotOpened) {
-  const TempFolder folder;
+  const PictureFolder folder;
   folder.add_fixture("rgb.png", "good.png");
   ASSERT_EQ(::mkfifo((folder / "pipe.png").c_str(), 0600), 0);
   fs::create_symlink("/dev/zero", folder / "zero.png");
@@ -213,7 +213,7 @@ TEST(Scan, PipesSocketsAndDevicesAreNotOpened) {
 }
 
 TEST(Scan, SizeMayStandBehindMuchMetadata) {
-  const TempFolder folder;
+  const PictureFolder folder;
   const auto file = read_all(kFixtures / "444.jpg");
   const std::string segment = "\xFF\xED\xFF\xFF" + std::string(65533, '\0');
   std::vector<uint8_t> longer(file.begin(), file.begin() + 2);
@@ -225,7 +225,7 @@ TEST(Scan, SizeMayStandBehindMuchMetadata) {
 }
 
 TEST(Scan, FingerprintSeesNamesAndSizes) {
-  const TempFolder folder;
+  const PictureFolder folder;
   folder.add_fixture("rgb.png", "1.png");
   folder.add_fixture("rgb.png", "2.png");
   const auto print = [&] { return scan_folder(options_for(folder), true).fingerprint; };
@@ -240,7 +240,7 @@ TEST(Scan, FingerprintSeesNamesAndSizes) {
 }
 
 TEST(Scan, ErrorsSayWhatToDo) {
-  const TempFolder folder;
+  const PictureFolder folder;
   DataOptions options = options_for(folder);
   const auto why = [&] { return data_error([&] { scan_folder(options, true); }); };
   EXPECT_TRUE(contains(why(), "holds no picture; name a folder")) << why();
@@ -269,7 +269,7 @@ class AsOrdinaryUser {
 };
 
 TEST(Scan, UnreadableFolderIsAnErrorUnreadableFileIsSkipped) {
-  const TempFolder folder;
+  const PictureFolder folder;
   folder.add_fixture("rgb.png", "a/1.png");
   folder.add_fixture("rgb.png", "a/2.png");
   folder.add_fixture("rgb.png", "b/3.png");

@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "data/dataset.h"
+#include "support/temp_folder.h"
 
 namespace diffuse {
 
@@ -45,27 +46,12 @@ inline int max_difference(std::span<const uint8_t> a, std::span<const uint8_t> b
   return most;
 }
 
-/// A folder that is gone with the test.
-class TempFolder {
+/// A folder of pictures that is gone with the test.
+class PictureFolder : public TempFolder {
  public:
-  TempFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "diffuse-data-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp");
-    path_ = name;
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-
-  const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
   void write(const std::string& name, std::span<const uint8_t> bytes) const {
-    std::filesystem::create_directories((path_ / name).parent_path());
-    std::ofstream out(path_ / name, std::ios::binary);
+    std::filesystem::create_directories((path() / name).parent_path());
+    std::ofstream out(path() / name, std::ios::binary);
     out.write(reinterpret_cast<const char*>(bytes.data()),
               static_cast<std::streamsize>(bytes.size()));
   }
@@ -75,9 +61,6 @@ class TempFolder {
   void add_fixture(const std::string& fixture, const std::string& name) const {
     write(name, read_all(kFixtures / fixture));
   }
-
- private:
-  std::filesystem::path path_;
 };
 
 /// A picture whose every pixel tells where it was: (y, x, tag).
@@ -89,8 +72,11 @@ inline Image tagged_image(int64_t height, int64_t width, uint8_t tag) {
   return image;
 }
 
-inline void write_tagged(
-    const TempFolder& folder, const std::string& name, int64_t height, int64_t width, uint8_t tag) {
+inline void write_tagged(const PictureFolder& folder,
+                         const std::string& name,
+                         int64_t height,
+                         int64_t width,
+                         uint8_t tag) {
   folder.write(name, encode_png(tagged_image(height, width, tag)));
 }
 

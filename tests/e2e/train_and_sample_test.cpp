@@ -137,6 +137,8 @@ TEST(Train, LeavesARunFolderThatSampleUnderstands) {
   const auto status = nlohmann::json::parse(read_text(run + "/status.json"));
   EXPECT_EQ(status["state"], "finished");
   EXPECT_EQ(status["step"], 12);
+  const auto environment = nlohmann::json::parse(read_text(run + "/env.json"));
+  EXPECT_EQ(environment["git"], nlohmann::json::parse(diffuse({"--version", "--json"}).out)["git"]);
 
   // The same line again has nothing to do.
   const Outcome again = diffuse(train_words(run));
@@ -171,7 +173,11 @@ TEST(Train, LeavesARunFolderThatSampleUnderstands) {
   EXPECT_TRUE(fs::exists(folder / "a" + "/images/000001.png"));
   EXPECT_FALSE(fs::exists(folder / "a" + "/images/000002.png"));
   EXPECT_EQ(diffuse({"sample", run, "--out", folder / "x.jpg"}).exit, 2);
+  EXPECT_EQ(diffuse({"sample", run, "--device", "gpu", "--out", folder / "e"}).exit, 2);
   EXPECT_EQ(diffuse({"sample", run, "--steps", "51", "--out", folder / "e"}).exit, 2);
+  EXPECT_EQ(
+      diffuse({"sample", run, "--steps", "9", "--trajectory", "10", "--out", folder / "e"}).exit,
+      2);
   EXPECT_EQ(diffuse({"sample", run, "--class", "1", "--out", folder / "e"}).exit, 2);
 }
 

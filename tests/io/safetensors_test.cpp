@@ -10,6 +10,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "base/files.h"
 #include "support/temp_folder.h"
 #include "support/text_files.h"
 
@@ -19,6 +20,12 @@ namespace {
 template <class T>
 std::span<const std::byte> raw(const std::vector<T>& values) {
   return std::as_bytes(std::span(values));
+}
+
+void write_safetensors(const std::filesystem::path& path,
+                       const std::vector<TensorView>& tensors,
+                       const Metadata& metadata = {}) {
+  write_new_file(path, safetensors_parts(tensors, metadata).all());
 }
 
 /// A file with this header and `data` bytes of data.

@@ -46,13 +46,6 @@ TEST(FillNormal, IsTheStreamOfEachSample) {
   }
 }
 
-TEST(FillNormal, SamplesInAnyOrderEqualConsecutiveOnes) {
-  const at::Tensor all = normals({6, 5}, 1, 2, 0);
-  at::Tensor some = at::empty({3, 5});
-  fill_normal(some, 1, Purpose::noise, 2, std::vector<int64_t>{4, 0, 4});
-  EXPECT_TRUE(at::equal(some, all.index_select(0, at::tensor({4, 0, 4}))));
-}
-
 TEST(FillNormal, MicroBatchesAndThreadsChangeNothing) {
   const std::vector<int64_t> shape{16, 3, 32, 32};
   const int threads = at::get_num_threads();
@@ -165,12 +158,6 @@ TEST(CudaKernels, EqualTheCpuBodies) {
   at::Tensor device = at::empty(host.sizes(), at::device(at::kCUDA));
   fill_normal(device, 11, Purpose::noise, 1234567890123, 1ll << 33);
   EXPECT_TRUE(at::allclose(device.cpu(), host, 0x1p-23, 0x1p-23));
-
-  const std::vector<int64_t> samples{5, 0, 99, 5, 1ll << 39, 2, 3};
-  at::Tensor host_some = at::empty(host.sizes());
-  fill_normal(host_some, 11, Purpose::sample_step, 3, samples);
-  fill_normal(device, 11, Purpose::sample_step, 3, samples);
-  EXPECT_TRUE(at::allclose(device.cpu(), host_some, 0x1p-23, 0x1p-23));
 
   const DropoutKey key{3, 4, 5};
   EXPECT_TRUE(

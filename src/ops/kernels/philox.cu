@@ -20,7 +20,6 @@ __global__ void normal_kernel(float* __restrict__ out,
                               uint64_t seed,
                               uint32_t purpose,
                               uint64_t step,
-                              const int64_t* __restrict__ samples,
                               int64_t first_sample) {
   const int64_t blocks = (row_size + 3) / 4;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
@@ -28,8 +27,8 @@ __global__ void normal_kernel(float* __restrict__ out,
        i += stride) {
     const int64_t row = i / blocks;
     const int64_t block = i % blocks;
-    const int64_t sample = samples != nullptr ? samples[row] : first_sample + row;
-    const Stream stream{seed, static_cast<Purpose>(purpose), step, static_cast<uint64_t>(sample)};
+    const Stream stream{
+        seed, static_cast<Purpose>(purpose), step, static_cast<uint64_t>(first_sample + row)};
     const Philox4 b = random_block(stream, static_cast<uint32_t>(block));
     float values[4];
     for (int j = 0; j < 4; j += 2) {
@@ -84,14 +83,13 @@ int fill_normal(float* out,
                 uint64_t seed,
                 uint32_t purpose,
                 uint64_t step,
-                const int64_t* samples,
                 int64_t first_sample,
                 void* stream) {
   normal_kernel<<<grid(rows * ((row_size + 3) / 4)),
                   kThreads,
                   0,
                   static_cast<cudaStream_t>(stream)>>>(
-      out, rows, row_size, seed, purpose, step, samples, first_sample);
+      out, rows, row_size, seed, purpose, step, first_sample);
   return static_cast<int>(cudaGetLastError());
 }
 

@@ -8,14 +8,12 @@
 
 namespace diffuse::kernels {
 
-/// `samples`: device memory, one a row; null: first_sample + row.
 int fill_normal(float* out,
                 int64_t rows,
                 int64_t row_size,
                 uint64_t seed,
                 uint32_t purpose,
                 uint64_t step,
-                const int64_t* samples,
                 int64_t first_sample,
                 void* stream);
 

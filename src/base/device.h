@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <optional>
+#include <string_view>
+
+namespace diffuse {
+
+/// A device as users name it: auto, cpu, cuda (the first GPU) or cuda:N.
+struct DeviceName {
+  enum class Kind { automatic, cpu, cuda } kind = Kind::automatic;
+  int index = 0;  // of the GPU, 0 to 255
+};
+
+/// None when the text is no device.
+std::optional<DeviceName> parse_device(std::string_view text);
+
+}  // namespace diffuse
