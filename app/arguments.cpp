@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/log.h"
 #include "command.h"
 #include "config/suggest.h"
 
@@ -120,7 +121,10 @@ std::vector<Override> set_overrides(const std::vector<std::string>& texts) {
 
 void print_warnings(const LoadedConfig& loaded, const Context& context) {
   if (!context.warnings) return;
-  for (const std::string& warning : loaded.warnings) std::fprintf(stderr, "%s\n", warning.c_str());
+  for (const std::string& warning : loaded.warnings) {
+    std::fprintf(stderr, "%s\n", warning.c_str());
+    log::remember(warning);
+  }
 }
 
 bool is_typed(const Context& context, const std::string& name) {

@@ -101,12 +101,7 @@ int run_check(const CheckFlags& flags, const Context& context) {
   const DataOptions& options = loaded.config.data;
   if (flags.data == "headers") data = scan_headers(options);
   if (flags.data == "full") data = decode_all(options, context.global.progress);
-  if (data && data->classes.empty() && loaded.config.model.class_conditional)
-    throw Error(
-        Exit::data,
-        options.path +
-            " has no classes, which model.class_conditional needs; put the pictures of each class "
-            "into a folder of its own, and none beside them");
+  if (data && loaded.config.model.class_conditional) require_classes(options, data->classes);
   if (flags.json)
     print(summary_json(loaded, data).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
   else

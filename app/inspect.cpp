@@ -34,14 +34,18 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return out + "]";
 }
 
+int64_t count_values(const TensorView& tensor) {
+  int64_t count = 1;
+  for (const int64_t n : tensor.shape) count *= n;
+  return count;
+}
+
 Json inspect_safetensors(const fs::path& path) {
   const SafetensorsFile file(path);
   Json tensors = Json::object();
   int64_t values = 0;
   for (const TensorView& tensor : file.tensors()) {
-    int64_t count = 1;
-    for (const int64_t n : tensor.shape) count *= n;
-    values += count;
+    values += count_values(tensor);
     tensors[tensor.name] = tensor.dtype + " " + shape_text(tensor.shape);
   }
   Json out{{"kind", "safetensors"}, {"path", path.string()}, {"bytes", fs::file_size(path)}};
@@ -65,11 +69,7 @@ Json inspect_checkpoint(const fs::path& path) {
   if (fs::exists(path / "model.safetensors")) {
     const SafetensorsFile model(path / "model.safetensors");
     int64_t parameters = 0;
-    for (const TensorView& tensor : model.tensors()) {
-      int64_t count = 1;
-      for (const int64_t n : tensor.shape) count *= n;
-      parameters += count;
-    }
+    for (const TensorView& tensor : model.tensors()) parameters += count_values(tensor);
     out["parameters"] = parameters;
   }
   if (const Json state = read_json(path / "state.json"); state.is_object()) out["state"] = state;

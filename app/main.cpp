@@ -67,7 +67,9 @@ void add_globals(CLI::App& app, GlobalFlags& flags) {
       ->check(one_of({"auto", "bar", "plain", "none"}))
       ->capture_default_str()
       ->envname("DIFFUSE_PROGRESS");
-  app.add_option("--threads", flags.threads, "processor threads; 0: one a core")
+  app.add_option("--threads",
+                 flags.threads,
+                 "threads of the tensor work (pictures are decoded by data.workers); 0: one a core")
       ->type_name("N")
       ->check(between(0, 4096))
       ->capture_default_str()

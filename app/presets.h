@@ -3,7 +3,7 @@
 
 #include <string_view>
 
-// The files of configs/, built into the program (CMakeLists.txt writes the table).
+// The files of configs/, built into the program (scripts/cmake/AppSources.cmake writes the table).
 
 namespace diffuse {
 

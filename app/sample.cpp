@@ -31,7 +31,7 @@ Run add_sample(CLI::App& app, const Context& context) {
   CLI::Option* count =
       app.add_option("-n,--count", r.count, "how many pictures [default: 64, or all of --grid]")
           ->type_name("N")
-          ->check(at_least(1));
+          ->check(between(1, 1'000'000));
   CLI::Option* grid =
       app.add_option("--grid", flags->grid, "rows x columns of the grid [default: square]")
           ->type_name("RxC");

@@ -117,7 +117,8 @@ Run add_train(CLI::App& app, const Context& context) {
                                          flags->shortcuts[i],
                                          std::string(kShortcuts[i].help) + "; short for --set " +
                                              kShortcuts[i].key + "=...")
-                              ->type_name(kShortcuts[i].type);
+                              ->type_name(kShortcuts[i].type)
+                              ->check(not_empty());
     if (kShortcuts[i].environment != nullptr) option->envname(kShortcuts[i].environment);
   }
   app.add_option(
@@ -127,9 +128,9 @@ Run add_train(CLI::App& app, const Context& context) {
   app.add_option("--resume",
                  flags->resume,
                  "auto: go on from the run folder's newest checkpoint if there is one; never; or a "
-                 "checkpoint "
-                 "[default: auto with --run-dir, else never]")
-      ->type_name("auto|never|PATH");
+                 "checkpoint [default: auto with --run-dir, else never]")
+      ->type_name("auto|never|PATH")
+      ->check(not_empty());
   app.add_option("--allow-change",
                  flags->allow_change,
                  "a key that may differ from the resumed run's; repeatable")

@@ -9,7 +9,7 @@ namespace diffuse {
 std::string build_commit() { return DIFFUSE_GIT; }
 
 std::string version_text(bool json) {
-  // CMakeLists.txt defines the versions of what is linked but has none in its headers.
+  // scripts/cmake/AppSources.cmake defines the versions of what has none in its headers.
   nlohmann::ordered_json out{{"diffuse", DIFFUSE_VERSION}, {"git", DIFFUSE_GIT}};
   out["compiler"] = "GCC " __VERSION__;
 #ifdef __clang__

@@ -47,16 +47,14 @@ done
 # The value of KEY in a flat JSON text on stdin.
 json_value() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",}]*\).*/\1/p" | head -n 1; }
 
-state_of() { json_value state 2>/dev/null <"$sweep_root/$1/status.json" || true; }
-
 table() {
   local name folder state step loss
   printf '%-36s %-12s %10s %14s\n' arm state step loss
   for name in "${arms[@]}"; do
     folder=$sweep_root/$name state='' step='' loss=''
     if [[ -f $folder/status.json ]]; then
-      state=$(state_of "$name")
-      step=$(json_value step <"$folder/status.json")
+      state=$(json_value state <"$folder/status.json")
+      step=$(step_of "$name")
     fi
     [[ -f $folder/metrics.jsonl ]] && loss=$(tail -n 1 "$folder/metrics.jsonl" | json_value loss)
     [[ -n ${failed[$name]:-} ]] && state="exit ${failed[$name]}"
@@ -81,34 +79,34 @@ run() {
   return "$code"
 }
 
-# train NAME [diffuse train options...]: one arm to its end. Exit code 75 means stopped after saving, run again.
+step_of() { json_value step 2>/dev/null <"$sweep_root/$1/status.json" || true; }
+
+# train NAME [diffuse train options...]: one arm to its end. Exit code 75 means stopped after saving, run again; unless
+# nothing was gained by it.
 train() {
-  local name=$1 schedule target weighting code
+  local name=$1 schedule target weighting code before
   shift
   IFS=- read -r schedule target weighting <<<"$name"
   while true; do
-    code=0
+    code=0 before=$(step_of "$name")
     run "$diffuse" train "$config" --run-dir "$sweep_root/$name" --set "diffusion.schedule=$schedule" \
       --set "diffusion.target=$target" --set "diffusion.weighting=$weighting" "$@" || code=$?
     ((code == 130 && stop == 0)) && stop=130
     ((stop == 0)) || return "$stop"
-    ((code == 75)) || return "$code"
+    ((code == 75)) || break
+    [[ $(step_of "$name") != "${before:-0}" ]] || return 75
   done
+  ((code == 0)) && printf '%q ' "$@" >"$sweep_root/$name/sweep-options.txt"
+  return "$code"
 }
 
-# finished NAME [diffuse train options...]: whether an arm has nothing left to do. With other steps than it made, or a
-# config changed since, only diffuse can tell.
+# finished NAME [diffuse train options...]: whether an arm has nothing left to do. With other options or a config changed
+# since, only diffuse can tell.
 finished() {
-  local folder=$sweep_root/$1 step before='' option
-  [[ $(state_of "$1") == finished && ! $config -nt $folder/status.json ]] || return 1
-  step=$(json_value step <"$folder/status.json")
+  local folder=$sweep_root/$1
   shift
-  for option in "$@"; do
-    [[ $before == --steps ]] && option=--steps=$option
-    [[ $option =~ (train\.steps|^--steps)=(.*)$ && ${BASH_REMATCH[2]} != "$step" ]] && return 1
-    before=$option
-  done
-  return 0
+  [[ -f $folder/sweep-options.txt && $(<"$folder/sweep-options.txt") == "$(printf '%q ' "$@")" ]] &&
+    [[ $(json_value state <"$folder/status.json") == finished && ! $config -nt $folder/status.json ]]
 }
 
 declare -A failed=()

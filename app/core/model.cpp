@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
+#include "config/yaml.h"
 #include "ops/noise.h"
 #include "samplers/sample.h"
 #include "train/autocast.h"
@@ -38,13 +39,6 @@ std::vector<Image> to_images(const at::Tensor& x) {
   return out;
 }
 
-/// Pictures drawn at once when nothing is said: at most 64 and about 2^18 values, which keeps the
-/// activations of wide networks below a few GB.
-int64_t default_batch(const std::vector<int64_t>& shape) {
-  const int64_t values = shape[0] * shape[1] * shape[2];
-  return std::clamp<int64_t>((int64_t{1} << 18) / values, 1, 64);
-}
-
 /// Whether step `i` of `steps` is one of `kept` evenly spaced ones, the last always included.
 bool is_kept(int64_t i, int64_t steps, int64_t kept) {
   return kept > 0 && (i + 1) * kept / steps != i * kept / steps;
@@ -59,6 +53,25 @@ UNet make_network(const Config& config, int64_t num_classes) {
               config.data.height(),
               config.data.width(),
               num_classes);
+}
+
+Config saved_config(const CheckpointInfo& info, const std::filesystem::path& checkpoint) {
+  try {
+    return load_config_text(info.config, (checkpoint / "config.yaml").string(), checkpoint, {})
+        .config;
+  } catch (const ConfigError& e) {
+    throw Error(
+        Exit::checkpoint,
+        checkpoint.string() + " holds a config that this version does not read:\n" + e.what());
+  }
+}
+
+int64_t draw_batch(const DrawRequest& request) {
+  // At most 64 and about 2^18 values keep the activations of wide networks below a few GB.
+  const std::vector<int64_t>& shape = request.image_shape;
+  const int64_t automatic =
+      std::clamp<int64_t>((int64_t{1} << 18) / (shape[0] * shape[1] * shape[2]), 1, 64);
+  return std::min(request.options.batch.value_or(automatic), request.count);
 }
 
 bool set_precision(Precision precision, at::Device device) {
@@ -115,7 +128,7 @@ std::optional<Drawing> draw(const UNet& network,
   const auto step_count = static_cast<int64_t>(steps.size());
   const at::Device device = weights.front().device();
   const auto seed = static_cast<uint64_t>(options.seed);
-  const int64_t batch = options.batch.value_or(default_batch(request.image_shape));
+  const int64_t batch = draw_batch(request);
 
   Drawing out;
   for (int64_t first = 0; first < request.count; first += batch) {

@@ -5,6 +5,7 @@
 #include <c10/util/Exception.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <new>
 #include <optional>
@@ -14,11 +15,15 @@
 #include "config/config.h"
 #include "data/image.h"
 #include "nn/unet.h"
+#include "train/state.h"
 
 namespace diffuse {
 
 /// The network that a config describes. `num_classes` 0: unconditional.
 UNet make_network(const Config& config, int64_t num_classes);
+
+/// The config that a checkpoint was written with. Throws Error{checkpoint}.
+Config saved_config(const CheckpointInfo& info, const std::filesystem::path& checkpoint);
 
 /// Whether to autocast to bfloat16: the config's wish where the device has the instructions, else
 /// float32 with a message. Also sets TF32 as asked.
@@ -48,7 +53,10 @@ std::optional<Drawing> draw(const UNet& network,
                             const Weights& weights,
                             const DrawRequest& request);
 
-/// What a picture's text chunk "diffuse" says, as JSON: enough to draw it again.
+/// Pictures that draw() holds on the device at once.
+int64_t draw_batch(const DrawRequest& request);
+
+/// What a picture's text chunk "diffuse" says, as JSON: how it was made.
 struct DrawingRecord {
   std::string checkpoint;  // its hash; empty: drawn during training
   int64_t step = 0;

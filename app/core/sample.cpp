@@ -129,6 +129,12 @@ std::vector<int64_t> choose_labels(const SampleRequest& request, const Checkpoin
   return std::vector<int64_t>(static_cast<size_t>(request.count), label);
 }
 
+/// A class's name, or its number when the model was trained without names.
+std::string class_name(const CheckpointInfo& info, int64_t label) {
+  const auto k = static_cast<size_t>(label);
+  return k < info.class_names.size() ? info.class_names[k] : std::to_string(label);
+}
+
 /// One row a picture: x_t along the chain, below it x_hat.
 Image trajectory_grid(const Drawing& drawing) {
   std::vector<Image> cells;
@@ -145,9 +151,10 @@ int run_sample(const SampleRequest& request) {
   Signals& signals = *request.signals;
   set_threads(request.global.threads);
   const fs::path checkpoint = find_checkpoint(request.checkpoint);
+  // Now: a run that goes on may remove this checkpoint before the pictures are drawn.
+  const std::string hash = checkpoint_hash(checkpoint);
   const CheckpointInfo info = load_info(checkpoint);
-  Config config =
-      load_config_text(info.config, (checkpoint / "config.yaml").string(), checkpoint, {}).config;
+  Config config = saved_config(info, checkpoint);
   apply(request, config);
   const Outputs outputs = plan_outputs(request);
 
@@ -176,22 +183,30 @@ int run_sample(const SampleRequest& request) {
       progress.update(
           done, std::to_string(done / steps) + "/" + std::to_string(request.count) + " pictures");
     };
-    const int64_t batch = config.sample.batch.value_or(64);
+    const int64_t batch = draw_batch(wanted);
     drawing = with_memory_advice(
-        "fewer pictures at once: --batch " + std::to_string(std::max<int64_t>(batch / 2, 1)),
+        batch > 1 ? "fewer pictures at once: --batch " + std::to_string(batch / 2)
+                  : "not even one picture fits: use another --device",
         [&] { return draw(network, network.layout().views(flat), wanted); });
   }
-  if (!drawing) return static_cast<int>(signals.stop());
+  if (!drawing) {
+    log::warn("stopped: no picture was written");
+    return static_cast<int>(signals.stop());
+  }
 
-  const auto text = [&](int64_t first, int64_t count) {
-    return std::vector<std::pair<std::string, std::string>>{
-        {"diffuse",
-         describe_drawing(config,
-                          {.checkpoint = checkpoint_hash(checkpoint),
-                           .step = info.step,
-                           .first = first,
-                           .count = count,
-                           .label = info.num_classes > 0 ? request.label : ""})}};
+  const auto text = [&](int64_t first, int64_t count, const std::string& label) {
+    return std::vector<std::pair<std::string, std::string>>{{"diffuse",
+                                                             describe_drawing(config,
+                                                                              {.checkpoint = hash,
+                                                                               .step = info.step,
+                                                                               .first = first,
+                                                                               .count = count,
+                                                                               .label = label})}};
+  };
+  const auto text_of_all = text(0, request.count, info.num_classes > 0 ? request.label : "");
+  const auto text_of = [&](int64_t i) {
+    const auto k = static_cast<size_t>(i);
+    return text(i, 1, info.num_classes > 0 ? class_name(info, wanted.labels[k]) : "");
   };
   const int64_t columns =
       request.grid.empty()
@@ -199,7 +214,7 @@ int run_sample(const SampleRequest& request) {
           : request.grid.back();
   const Image grid = make_grid(drawing->images, columns);
   if (outputs.to_stdout) {
-    const auto png = encode_png(grid, text(0, request.count));
+    const auto png = encode_png(grid, text_of_all);
     if (std::fwrite(png.data(), 1, png.size(), stdout) != png.size() || std::fflush(stdout) != 0)
       throw Error(Exit::write, "cannot write the picture to stdout");
     return 0;
@@ -208,11 +223,11 @@ int run_sample(const SampleRequest& request) {
   for (int64_t i = 0; !outputs.singles.empty() && i < request.count; ++i) {
     write_png(outputs.singles / (zero_padded(i, 6) + ".png"),
               drawing->images[static_cast<size_t>(i)],
-              text(i, 1));
+              text_of(i));
   }
   if (!outputs.trajectory.empty())
-    write_png(outputs.trajectory, trajectory_grid(*drawing), text(0, request.count));
-  write_png(outputs.grid, grid, text(0, request.count));
+    write_png(outputs.trajectory, trajectory_grid(*drawing), text_of_all);
+  write_png(outputs.grid, grid, text_of_all);
   for (const fs::path& path : {outputs.grid, outputs.trajectory, outputs.singles})
     if (!path.empty()) std::printf("%s\n", path.c_str());
   return 0;

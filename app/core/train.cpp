@@ -25,15 +25,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The checkpoint to go on from; none: a new run.
-std::optional<fs::path> find_start(const TrainRequest& request) {
-  if (request.resume == "never") return std::nullopt;
-  if (request.resume != "auto") return find_checkpoint(request.resume);
-  if (request.run_dir.empty())
-    throw Error(Exit::usage, "--resume auto needs --run-dir: which run is to go on?");
-  return newest_checkpoint(fs::path(request.run_dir) / "checkpoints");
-}
-
 bool is_allowed(const TrainRequest& request, const std::string& key) {
   return std::any_of(
       request.allow_change.begin(), request.allow_change.end(), [&](const std::string& allowed) {
@@ -46,8 +37,7 @@ void refuse_changes(const TrainRequest& request,
                     const fs::path& checkpoint,
                     const CheckpointInfo& saved) {
   const Config& now = request.loaded.config;
-  const Config before =
-      load_config_text(saved.config, (checkpoint / "config.yaml").string(), checkpoint, {}).config;
+  const Config before = saved_config(saved, checkpoint);
   std::vector<std::string> changed = config_differences(before, now, true);
   // A schedule table is compared by its numbers: the checkpoint has a copy of the file.
   if (now.diffusion.schedule.name() == "table" && before.diffusion.schedule.name() == "table") {
@@ -97,10 +87,7 @@ Dataset open_data(const TrainRequest& request, const Signals& signals) {
 
 int64_t count_classes(const Config& config, const DataScan& scan) {
   if (!config.model.class_conditional) return 0;
-  if (scan.label_names.empty())
-    throw Error(Exit::data,
-                "model.class_conditional needs a folder per class, but " + config.data.path +
-                    " gives none: it needs all pictures in subfolders, and data.labels: subfolder");
+  require_classes(config.data, scan.label_names);
   return static_cast<int64_t>(scan.label_names.size());
 }
 
@@ -172,6 +159,27 @@ struct Session {
     if (folder) folder->write_status(status);
   }
 };
+
+/// Looks for the checkpoint to go on from and sets the session's `start` and `saved`; none: a new
+/// run. Returns whether it has all steps already, and says so.
+bool find_start(Session& session) {
+  const TrainRequest& request = session.request;
+  if (request.resume == "never") return false;
+  if (request.resume != "auto")
+    session.start = find_checkpoint(request.resume);
+  else if (request.run_dir.empty())
+    throw Error(Exit::usage, "--resume auto needs --run-dir: which run is to go on?");
+  else
+    session.start = newest_checkpoint(fs::path(request.run_dir) / "checkpoints");
+  if (!session.start) return false;
+  session.saved = load_info(*session.start);
+  session.status.step = session.saved->step;
+  refuse_changes(request, *session.start, *session.saved);
+  if (session.saved->step < session.config.train.steps) return false;
+  log::info(session.start->string() + " has all " + std::to_string(session.config.train.steps) +
+            " steps: nothing to do. A longer run: --set train.steps=N");
+  return true;
+}
 
 /// The files that say what the run is made from.
 void write_record(Session& session) {
@@ -348,26 +356,20 @@ int run_train(const TrainRequest& request) {
                   .folder = std::nullopt,
                   .status = {}};
   set_threads(request.global.threads);
+  session.status.of = session.config.train.steps;
+  // A checkpoint that is named is looked at before anything is made for a run that goes on from it.
+  const bool named = request.resume != "auto" && request.resume != "never";
+  if (named && find_start(session)) return 0;
   // A given folder is taken first, so that a second process learns at once that it is in use; a
   // numbered one is made when the data has been read, so that bad data leaves no empty folder.
   if (!request.dry_run && !request.run_dir.empty())
     session.folder.emplace(RunFolder::open(request.run_dir, request.resume != "never"));
-  session.start = find_start(request);
-  session.status.of = session.config.train.steps;
-  if (session.start) {
-    session.saved = load_info(*session.start);
-    session.status.step = session.saved->step;
-    if (session.own_start())
-      session.status.last_checkpoint =
-          fs::relative(*session.start, session.folder->path()).string();
-    refuse_changes(request, *session.start, *session.saved);
-    if (session.saved->step >= session.config.train.steps) {
-      log::info(session.start->string() + " has all " + std::to_string(session.config.train.steps) +
-                " steps: nothing to do. A longer run: --set train.steps=N");
-      if (session.own_start()) session.write_status("finished", 0);
-      return 0;
-    }
+  if (!named && find_start(session)) {
+    session.write_status("finished", 0);
+    return 0;
   }
+  if (const auto own = session.own_start())
+    session.status.last_checkpoint = fs::relative(*own, session.folder->path()).string();
   session.device = pick_device(session.config.train.device);
   session.bf16 = set_precision(session.config.train.precision, session.device);
   const int64_t rows = session.config.train.micro_batch.value_or(session.config.train.batch);
@@ -380,7 +382,8 @@ int run_train(const TrainRequest& request) {
     log::close_file();
     return code;
   } catch (const Error& e) {
-    session.write_status("failed", static_cast<int>(e.code));
+    const bool asked = e.code == Exit::stopped || e.code == Exit::interrupted;
+    session.write_status(asked ? "stopped" : "failed", static_cast<int>(e.code));
     throw;
   } catch (...) {
     session.write_status("failed", static_cast<int>(Exit::bug));

@@ -55,6 +55,9 @@ TrainLog::TrainLog(const Config& config,
       progress_(mode, "train", state.step, config.train.steps),
       last_step_(state.step),
       skipped_(static_cast<int64_t>(state.tally[Tally::skipped].item<double>())) {
+  if (!rows_.empty())
+    for (const auto& [name, value] : rows_.back().values)
+      if (name == "time") time_before_ = value;
   if (config.log.tensorboard)
     write_or_warn("TensorBoard file",
                   [&] { tensorboard_.emplace(folder.tensorboard(), state.logged_step); });
@@ -78,7 +81,7 @@ void TrainLog::write(TrainState& state) {
                 {"skipped", t[Tally::skipped]},
                 {"ema_initial", t[Tally::ema_initial]},
                 {"images", static_cast<double>(state.images_seen)},
-                {"time", total_clock_.seconds()},
+                {"time", time_before_ + total_clock_.seconds()},
                 {"img_s", images_per_second_},
                 {"data_wait", wait}};
   if (const at::Device device = state.ema.device(); device.is_cuda())

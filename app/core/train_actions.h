@@ -72,8 +72,9 @@ class TrainLog {
   std::optional<TensorBoardWriter> tensorboard_;
   Progress progress_;
   std::string text_;
-  WorkClock clock_;        // since the last line
-  WorkClock total_clock_;  // since the start of this process
+  WorkClock clock_;         // since the last line
+  WorkClock total_clock_;   // since the start of this process
+  double time_before_ = 0;  // seconds that the run took before this process
   WorkClock plot_clock_;
   int64_t last_step_;
   double last_waited_ = 0;

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 # LibTorch from, in this order: -DLIBTORCH / the environment's LIBTORCH (a folder with include/ and lib/: the
 # zip's `libtorch` or a wheel's `site-packages/torch`), the checkout's .deps/venv, python3's torch (found
-# without importing it). Targets LibTorch::cpu (libtorch_cpu, libc10) and, where its libraries are,
-# LibTorch::cuda (with LibTorch_CUDA_VERSION_MAJOR); LibTorch_LIBRARY_DIRS for the run-time search path. TorchConfig.cmake is not used: it needs a working CUDA toolkit for a CUDA wheel.
+# without importing it). Targets LibTorch::cpu (libtorch_cpu, libc10) and, where its libraries are, LibTorch::cuda (with
+# LibTorch_CUDA_VERSION_MAJOR); LibTorch_LIBRARY_DIRS is the run-time search path. TorchConfig.cmake is not used: it
+# needs a working CUDA toolkit for a CUDA wheel.
 include(FindPackageHandleStandardArgs)
 
 set(LIBTORCH "" CACHE PATH "LibTorch 2.11: a folder with include/ and lib/; empty: found by itself")

@@ -7,6 +7,8 @@
 
 #include <memory>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
 
@@ -19,6 +21,8 @@ struct State {
   std::unique_ptr<spdlog::logger> screen;
   std::unique_ptr<spdlog::logger> file;
   std::function<void()> before, after;
+  /// What was said before a file was opened: the file begins with it.
+  std::vector<std::pair<spdlog::level::level_enum, std::string>> early;
 
   State() {
     terminal = std::make_shared<spdlog::sinks::ansicolor_stderr_sink_mt>(spdlog::color_mode::never);
@@ -47,6 +51,14 @@ std::string printable(const std::string& text) {
   return out;
 }
 
+void write_to_file(State& s, spdlog::level::level_enum level, const std::string& message) {
+  constexpr size_t kMostEarly = 1000;
+  if (s.file)
+    s.file->log(level, message);
+  else if (s.early.size() < kMostEarly)
+    s.early.emplace_back(level, message);
+}
+
 void write(spdlog::level::level_enum level, const char* prefix, const std::string& text) {
   const std::string message = printable(text);
   State& s = state();
@@ -57,7 +69,7 @@ void write(spdlog::level::level_enum level, const char* prefix, const std::strin
     s.screen->flush();
     if (s.after) s.after();
   }
-  if (s.file) s.file->log(level, message);
+  write_to_file(s, level, message);
 }
 
 }  // namespace
@@ -89,6 +101,8 @@ void open_file(const std::string& path) {
   s.file->flush_on(spdlog::level::info);
   // A full disk must not flood the terminal, nor stop a run.
   s.file->set_error_handler([](const std::string&) {});
+  for (const auto& [level, message] : s.early) s.file->log(level, message);
+  s.early.clear();
 }
 
 void close_file() {
@@ -107,5 +121,10 @@ void debug(const std::string& message) { write(spdlog::level::debug, "debug: ", 
 void info(const std::string& message) { write(spdlog::level::info, "", message); }
 void warn(const std::string& message) { write(spdlog::level::warn, "warning: ", message); }
 void error(const std::string& message) { write(spdlog::level::err, "error: ", message); }
+
+void remember(const std::string& warning) {
+  const std::lock_guard lock(state().mutex);
+  write_to_file(state(), spdlog::level::warn, printable(warning));
+}
 
 }  // namespace diffuse::log

@@ -12,8 +12,8 @@ enum class Level { debug, info, warn, error, off };
 void set_level(Level level);
 /// Colour on stderr. Default: none.
 void set_color(bool on);
-/// Also append every message, with time and level, to `path` (created if missing). Throws
-/// Error{run_folder}.
+/// Also append every message, with time and level, to `path` (created if missing), those since the
+/// start too (the first 1000). Throws Error{run_folder}.
 void open_file(const std::string& path);
 void close_file();
 
@@ -25,5 +25,7 @@ void debug(const std::string& message);
 void info(const std::string& message);
 void warn(const std::string& message);
 void error(const std::string& message);
+/// For the file only: a warning that was shown in another way.
+void remember(const std::string& warning);
 
 }  // namespace diffuse::log

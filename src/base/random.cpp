@@ -27,7 +27,9 @@ uint64_t Permutation::operator()(uint64_t position) const {
   DIFFUSE_CHECK(position < n_);
   const uint64_t mask = (uint64_t{1} << half_bits_) - 1;
   uint64_t x = position;
-  do {  // at most 4 n values are in the domain, so 4 walks are expected at worst
+  // Cycle-walking: Black & Rogaway 2002. The domain has fewer than 4 n values (4 where n = 1), so
+  // at worst 4 walks are expected.
+  do {
     uint64_t left = x >> half_bits_;
     uint64_t right = x & mask;
     for (const uint64_t k : round_keys_) {

@@ -91,26 +91,26 @@ inline uint64_t random_below(const Stream& s, uint64_t n, uint32_t index = 0) {
 }
 
 /// Four standard normals of block `block` (Box and Muller 1958). |value| <= 6.77.
-inline std::array<float, 4> random_normal4(const Stream& s, uint32_t block) {
+DIFFUSE_HOST_DEVICE inline std::array<float, 4> random_normal4(const Stream& s, uint32_t block) {
   const Philox4 b = random_block(s, block);
-  std::array<float, 4> out;
+  float out[4];
   for (int i = 0; i < 4; i += 2) {
     // (bits + 1/2) 2^-32 lies in (0, 1): the logarithm is finite.
     const double r = std::sqrt(-2.0 * std::log((b.v[i] + 0.5) * 0x1p-32));
     const double angle = 2.0 * std::numbers::pi * (b.v[i + 1] + 0.5) * 0x1p-32;
-    out[static_cast<size_t>(i)] = static_cast<float>(r * std::cos(angle));
-    out[static_cast<size_t>(i) + 1] = static_cast<float>(r * std::sin(angle));
+    out[i] = static_cast<float>(r * std::cos(angle));
+    out[i + 1] = static_cast<float>(r * std::sin(angle));
   }
-  return out;
+  return {out[0], out[1], out[2], out[3]};
 }
 
 /// Position -> element of a pseudo-random permutation of [0, n) in O(1): the order of an epoch
-/// without an array. Balanced Feistel network over the next even power of two, cycle-walking back
-/// into range.
+/// without an array. A balanced Feistel network over the smallest 4^k >= n (k >= 1), cycle-walking
+/// back into range (Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
 class Permutation {
  public:
-  Permutation(uint64_t n, const Stream& key);
-  uint64_t operator()(uint64_t position) const;  // position < n
+  Permutation(uint64_t n, const Stream& key);    // n in [1, 2^40]
+  uint64_t operator()(uint64_t position) const;  // position and result in [0, n)
 
  private:
   uint64_t n_;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "base/text.h"
 
+#include <algorithm>
+#include <charconv>
 #include <ctime>
 
 namespace diffuse {
@@ -8,6 +10,18 @@ namespace diffuse {
 std::string zero_padded(int64_t value, size_t digits) {
   const std::string text = std::to_string(value);
   return std::string(text.size() < digits ? digits - text.size() : 0, '0') + text;
+}
+
+std::string shortest(double value) {
+  char text[32];
+  return {text, std::to_chars(text, text + sizeof(text), value).ptr};
+}
+
+bool is_folder_name(std::string_view name) {
+  return !name.empty() && name.front() != '.' && std::all_of(name.begin(), name.end(), [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return c != '/' && byte >= 0x20 && byte != 0x7f;
+  });
 }
 
 std::string utc_now() {

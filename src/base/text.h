@@ -4,11 +4,18 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 namespace diffuse {
 
 /// `value` (>= 0) with leading zeros up to `digits`: names of files that sort by number.
 std::string zero_padded(int64_t value, size_t digits);
+
+/// The shortest text that reads back as the same double, in any locale.
+std::string shortest(double value);
+
+/// Whether `name` can name a new folder that is not hidden: no '/' and no control characters.
+bool is_folder_name(std::string_view name);
 
 /// The time now as "2026-11-22T09:30:00Z".
 std::string utc_now();

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/device.h"
+#include "base/text.h"
 
 namespace diffuse {
 namespace {
@@ -109,13 +110,10 @@ std::vector<Finding> check(const Config& config) {
     out.push_back({.error = true,
                    .key = "data.channels",
                    .message = "2 channels are not supported; use 1 or 3"});
-  const std::string& name = config.run.name;
-  const bool control =
-      std::any_of(name.begin(), name.end(), [](char c) { return c >= 0 && c < ' '; });
-  if (name.empty() || name.front() == '.' || name.find('/') != std::string::npos || control)
+  if (!is_folder_name(config.run.name))
     out.push_back({.error = true,
                    .key = "run.name",
-                   .message = "'" + name +
+                   .message = "'" + config.run.name +
                               "' cannot name a folder: it must not be empty, start with '.', or "
                               "contain '/' or control characters"});
   check_model(config, out);

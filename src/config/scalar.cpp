@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "base/text.h"
+
 namespace diffuse {
 namespace {
 
@@ -88,16 +90,10 @@ Parsed parse_int(std::string_view text, int64_t& out) {
   return Parsed::ok;
 }
 
-std::string format_number(double value) {
-  char buffer[32];
-  const auto [end, error] = std::to_chars(buffer, buffer + sizeof(buffer), value);
-  return error == std::errc() ? std::string(buffer, end) : std::string();
-}
-
 std::string format_double(double value) {
   if (std::isnan(value)) return ".nan";
   if (std::isinf(value)) return value < 0 ? "-.inf" : ".inf";
-  std::string text = format_number(value);
+  std::string text = shortest(value);
   const size_t e = text.find('e');
   if (e != std::string::npos) {
     if (text.size() > e + 3 && text[e + 2] == '0') text.erase(e + 2, 1);  // e-04 -> e-4

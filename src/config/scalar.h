@@ -25,9 +25,6 @@ Parsed parse_double(std::string_view text, double& out);
 /// so that every YAML reader (PyYAML too) sees a float.
 std::string format_double(double value);
 
-/// A bound or a count as people write it: "1", "0.5", "1e-08".
-std::string format_number(double value);
-
 /// Text as a YAML scalar: plain where no reader can take it for anything else, else double-quoted.
 std::string format_string(std::string_view text);
 

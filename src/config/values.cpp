@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "base/text.h"
 #include "config/scalar.h"
 
 namespace diffuse {
@@ -72,16 +73,16 @@ std::string type_text(const Field& field) {
 }
 
 std::string bounds_text(const Field& field) {
-  if (field.min == field.max) return format_number(field.min);
+  if (field.min == field.max) return shortest(field.min);
   std::string out;
   if (std::isfinite(field.min)) {
     out += field.open_min ? "> " : ">= ";
-    out += format_number(field.min);
+    out += shortest(field.min);
   }
   if (std::isfinite(field.max)) {
     if (!out.empty()) out += " and ";
     out += field.open_max ? "< " : "<= ";
-    out += format_number(field.max);
+    out += shortest(field.max);
   }
   return out;
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "base/files.h"
@@ -73,8 +74,11 @@ class Loader {
     file_ = report_.add_source(name, std::string(text), false);
     base_ = base;
     Node root;
-    if (!parse_document(report_, file_, 0, root) || root.kind == Node::Kind::null) return;
+    const bool parsed = parse_document(report_, file_, 0, root);
+    unsure_everywhere_ = report_.errors() > 0;
+    if (!parsed || root.kind == Node::Kind::null) return;
     if (root.kind != Node::Kind::map) {
+      unsure_everywhere_ = true;
       if (root.kind != Node::Kind::invalid)
         report_.error(root.place, "a config is a map of keys and values, got " + described(root));
       return;
@@ -94,21 +98,23 @@ class Loader {
                     "e.g. optim.lr=1.0e-4");
       return;
     }
+    const std::string path = text.substr(0, equals);
+    const size_t before = report_.errors();
     Node value;
-    if (!parse_document(report_, source, equals + 1, value)) return;
-    base_ = fs::current_path();
-    Fields fields;
-    config_.fields(fields);
-    apply_path(text.substr(0, equals), 0, source, fields, "", value);
+    if (parse_document(report_, source, equals + 1, value)) {
+      base_ = fs::current_path();
+      Fields fields;
+      config_.fields(fields);
+      apply_path(path, 0, source, fields, "", value);
+    }
+    if (report_.errors() > before) be_unsure_of(path);
   }
 
   LoadedConfig finish() {
-    if (report_.errors() == 0) {
-      Fields fields;
-      config_.fields(fields);
-      check_required(fields, "");
-    }
-    if (report_.errors() == 0) check_rules();
+    Fields fields;
+    config_.fields(fields);
+    check_required(fields, "");
+    check_rules();
     if (report_.errors() > 0) throw ConfigError(report_.error_text());
     std::map<std::string, std::string> origins;
     for (const auto& [key, place] : places_) origins[key] = report_.where(place);
@@ -149,7 +155,8 @@ class Loader {
         if (known.full != joined(prefix, known.leaf)) there.push_back({alias, known.full});
     for (const auto& pick : {same_name(key, here), same_name(key, there), closest_name(key, here)})
       if (!pick.empty()) return pick;
-    return closest_name(key, there);
+    // Nearly any short word resembles one of the many names in use elsewhere.
+    return key.size() < 6 ? std::string() : closest_name(key, there);
   }
 
   void unknown_key(const Place& place,
@@ -201,12 +208,39 @@ class Loader {
                  const ChoiceField* choice) {
     for (size_t i = 0; i < map.keys.size(); ++i) {
       const Node& key = map.keys[i];
+      const size_t before = report_.errors();
       if (choice != nullptr && key.text == "type") continue;  // done already
       if (Field* field = find(fields, key.text))
         apply(*field, map.items[i], joined(prefix, field->key), key.place);
       else
         unknown_key(key.place, key.text, fields, prefix, choice);
+      if (prefix.empty() && report_.errors() > before) be_unsure_of(key.text);
     }
+  }
+
+  /// Notes that something under this key is wrong. A section that nobody knows may be any.
+  void be_unsure_of(const std::string& key) {
+    const std::string section = key.substr(0, key.find('.'));
+    Fields fields;
+    config_.fields(fields);
+    if (find(fields, section) == nullptr) unsure_everywhere_ = true;
+    unsure_.insert(section);
+  }
+
+  /// Whether a rule about `key` reads nothing that is already reported as wrong: else it would
+  /// judge a default that nobody asked for.
+  bool is_sure(const std::string& key) const {
+    // Sections whose rules compare their values with one another's.
+    static const std::vector<std::set<std::string>> together{
+        {"data", "model"}, {"train", "optim"}, {"sample", "diffusion"}};
+    const std::string section = key.substr(0, key.find('.'));
+    if (unsure_everywhere_ || unsure_.contains(section)) return false;
+    return std::none_of(together.begin(), together.end(), [&](const std::set<std::string>& group) {
+      return group.contains(section) &&
+             std::any_of(group.begin(), group.end(), [&](const std::string& other) {
+               return unsure_.contains(other);
+             });
+    });
   }
 
   void apply_path(const std::string& path,
@@ -537,18 +571,21 @@ class Loader {
         choice->fields(inner);
         check_required(inner, key);
       } else if (auto** text = std::get_if<std::string*>(&field.value);
-                 text && field.required && (*text)->empty()) {
+                 text && field.required && (*text)->empty() && is_sure(key)) {
         const auto at = places_.find(places_.contains(key) ? key : prefix);
         report_.error(
             at == places_.end() ? Place{file_} : at->second,
             "'" + key + "' must be set: " + field.help,
             "e.g. --set " + key + "=" + (field.key == "path" ? "pictures" : "numbers.txt"));
+        const bool of_axis = prefix.find('.') != std::string::npos;
+        if (of_axis) be_unsure_of(key);  // its rules cannot be judged without the option
       }
     }
   }
 
   void check_rules() {
     for (const Finding& finding : check(config_)) {
+      if (!is_sure(finding.key)) continue;
       const auto at = places_.find(finding.key);
       const bool known = at != places_.end();
       const Place place = known ? at->second : Place{file_};
@@ -565,6 +602,8 @@ class Loader {
   Config config_;
   std::vector<KnownKey> known_;
   std::map<std::string, Place> places_;  // of the values that a file or an override set
+  std::set<std::string> unsure_;         // sections with an error in them
+  bool unsure_everywhere_ = false;
   size_t file_ = 0;
   fs::path base_;
 };

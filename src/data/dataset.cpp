@@ -186,6 +186,14 @@ void refuse_bad(const DataOptions& options, const std::vector<SkippedFile>& skip
                       s.reason + "\nMend or remove it, or set data.on_bad_image to 'skip'.");
 }
 
+void require_classes(const DataOptions& options, const std::vector<std::string>& label_names) {
+  if (label_names.empty())
+    throw Error(Exit::data,
+                options.path +
+                    " has no classes, which model.class_conditional needs; put the pictures of "
+                    "each class into a folder of its own, and none beside them");
+}
+
 void refuse_too_many_bad(const DataOptions& options,
                          int64_t bad,
                          int64_t pictures,

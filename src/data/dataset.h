@@ -54,6 +54,9 @@ void refuse_too_many_bad(const DataOptions& options,
                          int64_t pictures,
                          const std::function<std::vector<SkippedFile>()>& skipped);
 
+/// For a class-conditional model: throws Error{data} with the remedy when there are no classes.
+void require_classes(const DataOptions& options, const std::vector<std::string>& label_names);
+
 /// The part of the options that decode_image needs.
 DecodeOptions decode_options(const DataOptions& options);
 

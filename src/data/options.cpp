@@ -80,6 +80,7 @@ void DataOptions::fields(Fields& f) {
       .free_on_resume();
   f(cache_mb, "cache_mb", "MiB of decoded pictures that cache: auto may take")
       .at_least(0)
+      .at_most(1 << 30)
       .free_on_resume();
   f(queue_batches, "queue_batches", "batches prepared ahead")
       .at_least(1)

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/text.h"
 
 namespace diffuse {
 namespace {
@@ -49,16 +50,19 @@ Chain make_chain(const std::vector<double>& beta) {
   double bar = 1;
   for (size_t t = 0; t < beta.size(); ++t) {
     const bool last = t + 1 == beta.size();
-    if (!(beta[t] > 0) || beta[t] > 1 || (beta[t] == 1 && !last))
+    const auto refuse = [&](const std::string& reason) {
       throw Error(Exit::config,
                   "beta at step " + std::to_string(t) + " of " + std::to_string(beta.size()) +
-                      " is " + std::to_string(beta[t]) +
-                      "; every beta must be above 0 and below 1 (the last may be 1)");
+                      " is " + shortest(beta[t]) + reason +
+                      "; change the options of diffusion.schedule (for a table: its file) or "
+                      "diffusion.steps");
+    };
+    if (!(beta[t] > 0) || beta[t] > 1 || (beta[t] == 1 && !last))
+      refuse(", but every beta must be above 0 and below 1 (the last may be 1)");
+    if (bar == 0) refuse(", but the steps before it leave an alpha_bar of 0 already");
     chain.alpha_bar_prev.push_back(bar);
     bar *= 1 - beta[t];  // alpha_bar_t = prod (1 - beta), Ho et al. 2020, sec. 2
-    if (bar == chain.alpha_bar_prev.back())
-      throw Error(Exit::config,
-                  "beta at step " + std::to_string(t) + " is too small to change alpha_bar");
+    if (bar == chain.alpha_bar_prev.back()) refuse(", too small to change alpha_bar");
     chain.alpha_bar.push_back(bar);
     chain.timestep.push_back(static_cast<int64_t>(t));
   }

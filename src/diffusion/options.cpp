@@ -21,13 +21,12 @@ void DiffusionOptions::fields(Fields& f) {
   f.choice(target, "target", "what the network predicts")
       .also_called({"prediction_type", "objective", "prediction", "parameterization"});
   f.choice(weighting, "weighting", "weight of each step's loss")
-      .also_called({"loss_weight", "loss_weighting"});
+      .also_called({"loss_weight", "loss_weighting", "min_snr_gamma", "snr_gamma"});
   f.one_of(weight_on,
            "weight_on",
            {{WeightOn::epsilon, "epsilon"}, {WeightOn::network, "network"}},
            "epsilon: the paper's weight on the epsilon loss, converted exactly to the target; "
-           "network: the "
-           "same number on the network's own loss, as some public code does");
+           "network: the same number on the network's own loss, as some public code does");
   f.choice(variance, "variance", "variance of p(x_{t-1} | x_t)")
       .also_called({"variance_type", "sigma"});
   f.choice(time_sampler, "time_sampler", "how t is drawn")

@@ -20,20 +20,23 @@ struct Coefficients {
 
 using Prediction = Choice<Coefficients(const Level&)>;
 
-/// epsilon, x0, velocity, score.
+/// epsilon, x0, velocity, score. epsilon and score need alpha > 0: where no signal is left (zero
+/// terminal SNR) their coefficients are not finite, and check(DiffusionOptions) refuses them.
 const Prediction::Table& predictions();
 
-/// The network output that is right for (z, x0): F* = (x0 - c_skip z) / c_out = a x0 + b eps.
+/// The network output that is right for (z, x0): F* = (x0 - c_skip z) / c_out = a x0 + b eps. Needs
+/// sigma > 0, and alpha > 0 where the target does.
 struct TargetCoefficients {
-  double x0 = 0;
-  double eps = 0;
+  double x0 = 0;   // a
+  double eps = 0;  // b
 };
 TargetCoefficients target_coefficients(const Prediction& prediction, const Level& level);
 
-/// Exact linear map between two targets at one level: F_to = a z + b F_from.
+/// Exact linear map between two targets at one level: F_to = a z + b F_from. Needs sigma > 0, and
+/// alpha > 0 where one of the two does.
 struct Conversion {
-  double z = 0;
-  double f = 1;
+  double z = 0;  // a
+  double f = 1;  // b
 };
 Conversion convert(const Prediction& from, const Prediction& to, const Level& level);
 

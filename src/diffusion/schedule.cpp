@@ -53,8 +53,7 @@ double logistic(double x) { return 1 / (1 + std::exp(-x)); }
 
 constexpr const char* kRescaleHelp =
     "multiply beta by 1000/T, so that any number of steps ends at the same noise as the published "
-    "1000; "
-    "without it a chain of 100 linear steps stops at alpha_bar 0.36";
+    "1000; without it a chain of 100 linear steps stops at alpha_bar 0.36";
 
 }  // namespace
 

@@ -35,7 +35,8 @@ struct CosineSchedule {
   std::vector<double> operator()(int64_t steps) const;
 };
 
-/// sqrt(beta) in equal steps: Rombach et al. 2022 (latent diffusion).
+/// sqrt(beta) in equal steps: the code of Rombach et al. 2022 (latent diffusion); the defaults are
+/// Stable Diffusion's.
 struct ScaledLinearSchedule {
   double beta_start = 0.00085;
   double beta_end = 0.012;

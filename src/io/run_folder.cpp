@@ -133,10 +133,7 @@ RunFolder::RunFolder(fs::path path, std::unique_ptr<FileLock> lock)
 }
 
 RunFolder RunFolder::create(const fs::path& root, const std::string& name) {
-  if (name.empty() || name.front() == '.' || name.find('/') != std::string::npos)
-    throw Error(Exit::run_folder,
-                "run.name \"" + name +
-                    "\" cannot name a folder: it must not be empty, contain '/' or start with '.'");
+  DIFFUSE_CHECK(is_folder_name(name));  // the config refuses others
   create_folders(root);
   uint64_t number = 0;
   std::error_code error;
@@ -145,9 +142,7 @@ RunFolder RunFolder::create(const fs::path& root, const std::string& name) {
     number = std::max(number, number_of(it->path().filename().string(), name));
   if (error) fail("cannot list " + root.string() + ": " + error.message());
   while (true) {
-    std::string digits = std::to_string(++number);
-    if (digits.size() < 3) digits.insert(0, 3 - digits.size(), '0');
-    const fs::path path = root / (name + "-" + digits);
+    const fs::path path = root / (name + "-" + zero_padded(static_cast<int64_t>(++number), 3));
     // mkdir is atomic: of several starts one gets the number, the others go on to the next.
     if (::mkdir(path.c_str(), 0777) == 0) return RunFolder(path, lock_folder(path));
     if (errno != EEXIST) fail("cannot create " + path.string() + ": " + std::strerror(errno));
@@ -159,7 +154,8 @@ namespace {
 /// Whether `path` holds more than what `diffuse init` writes, and is no run folder.
 bool is_foreign(const fs::path& path) {
   std::error_code error;
-  if (fs::exists(path / kLock, error)) return false;
+  for (const char* mark : {kLock, "config.resolved.yaml", "status.json"})
+    if (fs::exists(path / mark, error)) return false;
   for (fs::directory_iterator it(path, error); !error && it != fs::directory_iterator();
        it.increment(error)) {
     const std::string name = it->path().filename().string();

@@ -26,7 +26,7 @@
 namespace diffuse {
 namespace {
 
-// Ho et al. 2020's code: variance_scaling(1, fan_avg, uniform); variance 2 / (fan_in + fan_out).
+// Glorot & Bengio 2010, eq. 16, as in Ho et al. 2020's code: variance 2 / (fan_in + fan_out).
 Init fan_avg(int64_t fan_in, int64_t fan_out) {
   return Init::uniform(std::sqrt(6.0 / static_cast<double>(fan_in + fan_out)));
 }
@@ -81,6 +81,7 @@ Norm Norm::build(Builder& b, const std::string& name, int64_t channels) {
 }
 
 at::Tensor Norm::operator()(const Pass& pass, const at::Tensor& x) const {
+  // Wu & He 2018, "Group normalization".
   return at::group_norm(
       x, pass.options.norm_groups, pass[weight], pass[bias], pass.options.norm_eps);
 }
@@ -98,7 +99,7 @@ ResBlock ResBlock::build(Builder& b,
                          int64_t height,
                          int64_t width,
                          Resize resize) {
-  const bool scale = b.options.time_embedding == TimeScaleShift::scale_shift;
+  const bool scale = b.options.time_embedding == TimeEmbedding::scale_shift;
   ResBlock r;
   r.norm1 = Norm::build(b, name + ".norm1", in);
   r.conv1 = Conv::build(b, name + ".conv1", in, out, 3);
@@ -116,7 +117,7 @@ at::Tensor ResBlock::operator()(const Pass& pass, const at::Tensor& x) const {
   // In place only on what a convolution or SiLU has just made: their backward does not need it.
   at::Tensor h = conv1(pass, resized(norm1.silu(pass, x), resize));
   const at::Tensor embedded = time(pass, pass.embedding).unsqueeze(-1).unsqueeze(-1);
-  if (pass.options.time_embedding == TimeScaleShift::add) {
+  if (pass.options.time_embedding == TimeEmbedding::add) {
     h.add_(embedded);
     h = norm2.silu(pass, h);
   } else {
@@ -152,6 +153,7 @@ at::Tensor AttentionBlock::operator()(const Pass& pass, const at::Tensor& x) con
   const auto heads = [&](const Linear& projection) {
     return projection(pass, h).view({n, pixels, channels / head, head}).transpose(1, 2);
   };
+  // softmax(Q K^T / sqrt(head)) V in each head: Vaswani et al. 2017, eq. 1.
   const at::Tensor mixed = at::scaled_dot_product_attention(heads(query), heads(key), heads(value));
   const at::Tensor y = out(pass, mixed.transpose(1, 2).reshape({n, pixels, channels}));
   return at::add(x, y.transpose(1, 2).view(x.sizes()));
@@ -183,6 +185,8 @@ at::Tensor time_sinusoids(const at::Tensor& t,
                           bool flip_sin_to_cos,
                           double freq_shift,
                           at::ScalarType type) {
+  // sin and cos of t 10000^(-i / (half - shift)), i = 0..half-1: Vaswani et al. 2017, sec. 3.5,
+  // whose two are interleaved. Shift 0 is improved-diffusion's, 1 DDPM's.
   const int64_t half = channels / 2;
   const at::Tensor exponent = at::arange(half, t.options().dtype(type))
                                   .mul_(-std::log(10000.0))

@@ -12,7 +12,8 @@
 #include "ops/noise.h"
 
 // The pieces of the U-Net: values that know the numbers of their parameters and are called with the
-// weights.
+// weights. Feature maps are [n, channels, height, width], of the weights' type, or bfloat16 under
+// autocast.
 
 namespace diffuse {
 
@@ -35,21 +36,25 @@ struct Pass {
   const at::Tensor& operator[](int64_t i) const { return weights[static_cast<size_t>(i)]; }
 };
 
+/// [..., in] -> [..., out].
 struct Linear {
-  int64_t weight = -1;
-  int64_t bias = -1;
+  int64_t weight = -1;  // [out, in]
+  int64_t bias = -1;    // [out]
 
+  /// `zero`: starts at zero.
   static Linear build(
       Builder& b, const std::string& name, int64_t in, int64_t out, bool zero = false);
   at::Tensor operator()(const Pass& pass, const at::Tensor& x) const;
 };
 
-/// 3x3 with padding 1 or 1x1 without, unless told otherwise.
+/// [n, in, h, w] -> [n, out, h', w'], where h' = floor((h + 2 padding - kernel) / stride) + 1 and
+/// w' likewise: the size stays at stride 1, since the padding is kernel / 2 unless told otherwise.
 struct Conv {
-  int64_t weight = -1;
-  int64_t bias = -1;
+  int64_t weight = -1;  // [out, in, kernel, kernel]
+  int64_t bias = -1;    // [out]
   int64_t padding = 0;
 
+  /// `kernel` is odd; `zero`: starts at zero.
   static Conv build(Builder& b,
                     const std::string& name,
                     int64_t in,
@@ -59,9 +64,11 @@ struct Conv {
   at::Tensor operator()(const Pass& pass, const at::Tensor& x, int64_t stride = 1) const;
 };
 
+/// GroupNorm (Wu & He 2018) of [n, channels, h, w], of the same shape; a multiple of norm_groups
+/// channels.
 struct Norm {
-  int64_t weight = -1;
-  int64_t bias = -1;
+  int64_t weight = -1;  // [channels]
+  int64_t bias = -1;    // [channels]
 
   static Norm build(Builder& b, const std::string& name, int64_t channels);
   at::Tensor operator()(const Pass& pass, const at::Tensor& x) const;
@@ -69,7 +76,9 @@ struct Norm {
   at::Tensor silu(const Pass& pass, const at::Tensor& x) const;
 };
 
-/// Norm, SiLU, (resize,) conv, time embedding, norm, SiLU, dropout, conv, around a skip connection.
+/// Norm, SiLU, (resize,) conv, time embedding, norm, SiLU, dropout, conv, around a skip connection:
+/// [n, in, h, w] -> [n, out, h', w'], h' and w' being h and w, their halves (rounded down) or their
+/// doubles. The result is a new tensor.
 struct ResBlock {
   enum class Resize { none, down, up };
 
@@ -80,7 +89,7 @@ struct ResBlock {
   Conv conv2;
   std::optional<Conv> shortcut;  // where the width changes
   Resize resize = Resize::none;
-  int64_t dropout_block = 0;
+  int64_t dropout_block = 0;  // first block of its masks' stream (ops/noise.h)
 
   /// `height` and `width` are those of the output.
   static ResBlock build(Builder& b,
@@ -93,7 +102,9 @@ struct ResBlock {
   at::Tensor operator()(const Pass& pass, const at::Tensor& x) const;
 };
 
-/// Multi-head self-attention over the pixels of a feature map, around a skip connection.
+/// Multi-head self-attention over the pixels of a feature map (Vaswani et al. 2017, sec. 3.2),
+/// around a skip connection: [n, channels, h, w], of the same shape; a multiple of head_channels
+/// channels.
 struct AttentionBlock {
   Norm norm;
   Linear query;
@@ -106,7 +117,8 @@ struct AttentionBlock {
 };
 
 /// Halves or doubles a feature map: a convolution (strided, or after nearest-neighbour upsampling)
-/// or a residual block that resizes.
+/// or a residual block that resizes. [n, channels, h, w] -> [n, channels, h/2, w/2], h and w even,
+/// or [n, channels, 2h, 2w].
 struct Resampler {
   bool up = false;
   std::optional<Conv> conv;
@@ -123,7 +135,8 @@ struct Resampler {
 };
 
 /// Sinusoids of t (Vaswani et al. 2017, section 3.5), [n] to [n, channels], of type `type`:
-/// float64, or float32, in which case every step is rounded as in diffusers.
+/// float64, or float32, in which case every step is rounded as in diffusers. An odd last channel is
+/// 0; channels / 2 > freq_shift.
 at::Tensor time_sinusoids(const at::Tensor& t,
                           int64_t channels,
                           bool flip_sin_to_cos,

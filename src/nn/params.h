@@ -75,7 +75,6 @@ class Params {
   const at::Tensor& flat() const { return flat_; }
   const at::Tensor& grad() const { return grad_; }
   const Weights& weights() const { return weights_; }  // leaves that require a gradient
-  const at::Tensor& tensor(int64_t i) const { return weights_[static_cast<size_t>(i)]; }
 
  private:
   at::Tensor flat_;

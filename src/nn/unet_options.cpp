@@ -63,7 +63,7 @@ void UNetOptions::fields(Fields& f) {
       .also_called({"upsample_type", "up_block_types"});
   f.one_of(time_embedding,
            "time_embedding",
-           {{TimeScaleShift::add, "add"}, {TimeScaleShift::scale_shift, "scale_shift"}},
+           {{TimeEmbedding::add, "add"}, {TimeEmbedding::scale_shift, "scale_shift"}},
            "how the time enters a residual block: added, or as scale and shift after the norm")
       .also_called({"resnet_time_scale_shift", "use_scale_shift_norm", "time_embedding_type"});
   f(flip_sin_to_cos, "flip_sin_to_cos", "time embedding in the order cos, sin");

@@ -10,7 +10,7 @@
 namespace diffuse {
 
 enum class Resample { conv, resnet };
-enum class TimeScaleShift { add, scale_shift };
+enum class TimeEmbedding { add, scale_shift };  // how a residual block takes it in
 
 /// The time-conditioned U-Net: config section `model`. With the default options it computes what
 /// diffusers' UNet2DModel computes for the same weights.
@@ -26,7 +26,7 @@ struct UNetOptions {
   double dropout = 0.0;
   Resample downsample = Resample::conv;
   Resample upsample = Resample::conv;
-  TimeScaleShift time_embedding = TimeScaleShift::add;
+  TimeEmbedding time_embedding = TimeEmbedding::add;
   bool flip_sin_to_cos = true;
   double freq_shift = 0.0;
   int64_t downsample_padding = 1;

@@ -3,7 +3,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 
 #include <algorithm>
 #include <cmath>
@@ -71,6 +70,14 @@ void dropout_mask_cpu(const at::Tensor& out,
   });
 }
 
+/// The kernels for `tensor`, which only a process with the plug-in can have made.
+const CudaOps& cuda_ops(const at::Tensor& tensor) {
+  DIFFUSE_CHECK(tensor.is_cuda());
+  const CudaOps* const ops = open_cuda();
+  DIFFUSE_CHECK(ops != nullptr);
+  return *ops;
+}
+
 }  // namespace
 
 void fill_normal(
@@ -79,15 +86,10 @@ void fill_normal(
   if (out.numel() == 0) return;
   // Blocks of four values are numbered with 32 bits.
   DIFFUSE_CHECK(out.numel() / out.size(0) <= int64_t{1} << 34);
-  if (out.is_cpu()) {
+  if (out.is_cpu())
     fill_normal_cpu(out, seed, purpose, step, first_sample);
-  } else if (const CudaOps* cuda = out.is_cuda() ? open_cuda() : nullptr) {
-    cuda->fill_normal(out, seed, purpose, step, first_sample);
-  } else {
-    const at::Tensor host = at::empty(out.sizes(), at::kFloat);
-    fill_normal_cpu(host, seed, purpose, step, first_sample);
-    out.copy_(host);
-  }
+  else
+    cuda_ops(out).fill_normal(out, seed, purpose, step, first_sample);
 }
 
 double dropout_probability(double p) { return std::round(p * 65536.0) / 65536.0; }
@@ -100,19 +102,16 @@ at::Tensor dropout_mask(const at::Tensor& like,
   DIFFUSE_CHECK(q >= 0.0 && q < 1.0);
   const auto threshold = static_cast<uint32_t>(q * 65536.0);
   const auto keep_value = static_cast<float>(1.0 / (1.0 - q));
-  const auto options = at::TensorOptions().dtype(at::kFloat);
-  const CudaOps* cuda = like.is_cuda() ? open_cuda() : nullptr;
-  at::Tensor mask =
-      at::empty(like.sizes(), cuda != nullptr ? options.device(like.device()) : options);
+  const at::Tensor mask = at::empty(like.sizes(), like.options().dtype(at::kFloat));
   if (mask.numel() > 0) {
     DIFFUSE_CHECK(first_block + dropout_blocks(mask.numel() / mask.size(0)) <= int64_t{1} << 32);
-    if (cuda != nullptr)
-      cuda->dropout_mask(
-          mask, threshold, keep_value, key.seed, key.step, key.first_sample, first_block);
-    else
+    if (mask.is_cpu())
       dropout_mask_cpu(mask, threshold, keep_value, key, first_block);
+    else
+      cuda_ops(mask).dropout_mask(
+          mask, threshold, keep_value, key.seed, key.step, key.first_sample, first_block);
   }
-  return mask.to(like.options());
+  return mask.to(like.scalar_type());
 }
 
 }  // namespace diffuse

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "report/metrics.h"
 
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -11,6 +10,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/text.h"
 
 namespace diffuse {
 namespace {
@@ -65,12 +65,7 @@ void MetricsWriter::write(const MetricRow& row) {
   std::string line = "{\"step\":" + std::to_string(row.step);
   for (const auto& [name, value] : row.values) {
     line += "," + ordered_json(name).dump() + ":";
-    if (!std::isfinite(value)) {
-      line += "null";
-      continue;
-    }
-    char digits[32];
-    line.append(digits, std::to_chars(digits, digits + sizeof(digits), value).ptr);
+    line += std::isfinite(value) ? shortest(value) : "null";
   }
   file_.append(line + "}\n");
 }

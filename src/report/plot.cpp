@@ -8,6 +8,8 @@
 #include <limits>
 #include <string_view>
 
+#include "base/text.h"
+
 namespace diffuse {
 namespace {
 
@@ -34,11 +36,6 @@ std::string fixed(double value, int decimals) {
 
 /// A coordinate of the picture: a tenth of a pixel is fine enough.
 std::string at(double value) { return fixed(value, 1); }
-
-std::string shortest(double value) {
-  char text[32];
-  return {text, std::to_chars(text, text + sizeof(text), value).ptr};
-}
 
 /// For XML text: markup escaped, what XML 1.0 cannot hold (control characters, invalid UTF-8)
 /// replaced.

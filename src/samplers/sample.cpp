@@ -15,7 +15,8 @@ at::Tensor run_sampler(const std::vector<SamplerStep>& steps,
   for (size_t i = 0; i < steps.size(); ++i) {
     const SamplerStep& step = steps[i];
     const at::Tensor x_hat = denoise(x, step.level);
-    x = at::add(at::mul(x, step.x), x_hat, step.x_hat);
+    // Ho et al. 2020, algorithm 2, line 4, with the mean in terms of x_hat (eq. 7).
+    x = at::add(at::mul(x, step.c_x), x_hat, step.c_x_hat);
     if (step.noise > 0) x.add_(noise(x, step.level.t), step.noise);
     if (observer && !observer(i, x, x_hat)) return {};
   }

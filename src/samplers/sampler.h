@@ -13,13 +13,12 @@
 
 namespace diffuse {
 
-/// One step from high to low noise: x <- x * x + x_hat * x_hat(x, level) + noise * z, z standard
-/// normal.
+/// One step from high to low noise: x <- c_x x + c_x_hat x_hat(x, level) + noise N(0, I).
 struct SamplerStep {
-  Level level;
-  double x = 0;
-  double x_hat = 1;
-  double noise = 0;
+  Level level;  // of x before the step
+  double c_x = 0;
+  double c_x_hat = 1;
+  double noise = 0;  // standard deviation, >= 0
 };
 
 struct SamplerQuery {

@@ -46,7 +46,8 @@ void update(TrainState& state,
   const at::Tensor norm = at::linalg_vector_norm(grad);
   const at::Tensor bad =
       at::logical_not(at::logical_and(at::isfinite(norm), at::isfinite(loss))).to(at::kFloat);
-  // _fused_adamw_ divides the gradient by grad_scale: max(norm / clip, 1) clips to the norm `clip`.
+  // Pascanu et al. 2013, algorithm 1: a gradient longer than `clip` is scaled down to that norm.
+  // _fused_adamw_ divides the gradient by grad_scale, here max(norm / clip, 1).
   const c10::optional<at::Tensor> scale =
       options.grad_clip > 0
           ? c10::optional<at::Tensor>(at::clamp_min(norm / options.grad_clip, 1.0))
@@ -59,6 +60,8 @@ void update(TrainState& state,
     const auto part = [&](const at::Tensor& flat) {
       return std::vector<at::Tensor>{flat.narrow(0, begin, end - begin)};
     };
+    // Loshchilov & Hutter 2019, algorithm 2, whose decay is lr * weight_decay here; without decay
+    // it is Adam (Kingma & Ba 2015, algorithm 1).
     at::_fused_adamw_(part(state.params.flat()),
                       part(grad),
                       part(state.exp_avg),
@@ -84,7 +87,8 @@ void update(TrainState& state,
   }
 
   const double decay = ema_decay(options, state.step + 1);
-  // ema <- decay ema + (1 - decay) theta; unchanged when the update was skipped.
+  // ema <- decay ema + (1 - decay) theta (Ho et al. 2020, appendix B); unchanged when the update
+  // was skipped.
   state.ema.lerp_(state.params.flat(), at::mul(at::rsub(bad, 1.0), 1 - decay));
   add_to_tally(state, bad, loss, loss_raw, norm, decay);
 }

@@ -8,10 +8,10 @@
 
 namespace diffuse {
 
-/// One update from the gradient in state.params.grad(): clipping by the global norm, AdamW
-/// (Loshchilov & Hutter 2019, algorithm 2), EMA, and the tally, all on the device. `loss` and
-/// `loss_raw` are 0-dim tensors of the global batch. When the loss or the norm is not finite
-/// nothing but the tally changes. `steps` is the length of the run, for the learning rate.
+/// One update from the gradient in state.params.grad(): clipping by the global norm, AdamW, EMA,
+/// and the tally, all on the device. `loss` and `loss_raw` are 0-dim tensors of the global batch.
+/// When the loss or the norm is not finite nothing but the tally changes. `steps` is the length of
+/// the run, for the learning rate.
 void update(TrainState& state,
             const ParamLayout& layout,
             const OptimOptions& options,

@@ -36,8 +36,8 @@ void OptimOptions::fields(Fields& f) {
       .also_called({"lr_scheduler", "lr_schedule", "lr_scheduler_type", "scheduler", "lr_decay"});
   f(max_skips_in_row,
     "max_skips_in_row",
-    "stop when so many updates in a row were skipped for a loss or gradient that is not finite; 0: "
-    "never")
+    "stop when so many updates in a row were skipped for a loss or gradient that is not finite; "
+    "0: never")
       .at_least(0)
       .free_on_resume();
   f(ema_decay, "ema_decay", "decay of the averaged weights (EMA)")
@@ -54,6 +54,7 @@ void OptimOptions::fields(Fields& f) {
 void TrainOptions::fields(Fields& f) {
   f(steps, "steps", "optimizer steps of the whole run")
       .at_least(1)
+      .at_most(1'000'000'000'000)  // times the batch still fits 64 bits
       .free_on_resume()
       .also_called({"max_steps",
                     "max_train_steps",

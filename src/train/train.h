@@ -39,8 +39,10 @@ struct Action {
 std::function<bool(int64_t)> every(int64_t steps);
 
 /// Trains until state.step == setup.steps or stop() says so after a step (Ho et al. 2020, algorithm
-/// 1). The numbers depend on the state, the setup and the data alone: resuming from a saved state
-/// goes on as if nothing had happened. Returns whether all steps are done.
+/// 1). What is drawn (pictures, t, noise, dropout) depends on the state, the setup and the data
+/// alone, so resuming from a saved state goes on as if nothing had happened. On the CPU, with as
+/// many threads, that holds for every bit of the result; on a GPU cuDNN's choice of algorithms and
+/// atomic sums may change the last bits from run to run. Returns whether all steps are done.
 bool train(TrainState& state,
            const TrainSetup& setup,
            Batches& batches,

@@ -46,10 +46,10 @@ TEST(CommandLine, Mistakes) {
       "error: config needs one of: schema, defaults, keys, resolve; see diffuse config --help");
   expect_usage(
       {"sample", "x", "-n", "0"},
-      "error: --count: must be an integer of at least 1, got '0'; see diffuse sample --help");
-  expect_usage(
-      {"sample", "x", "-n", "many"},
-      "error: --count: must be an integer of at least 1, got 'many'; see diffuse sample --help");
+      "error: --count: must be an integer from 1 to 1000000, got '0'; see diffuse sample --help");
+  expect_usage({"sample", "x", "-n", "many"},
+               "error: --count: must be an integer from 1 to 1000000, got 'many'; see diffuse "
+               "sample --help");
   expect_usage({"sample", "x", "--weights", "emma"},
                "error: --weights: must be one of ema, raw, got 'emma'; did you mean 'ema'?; see "
                "diffuse sample --help");
@@ -499,7 +499,7 @@ TEST(Init, RunsAreNamedAfterTheFolder) {
     const Outcome made = diffuse(words, {}, folder / in);
     EXPECT_EQ(made.exit, 0) << made.err;
     const std::string text =
-        read_text(folder / in + "/" + (words.size() > 1 ? words[1] : ".") + "/config.yaml");
+        read_text(folder / in / (words.size() > 1 ? words[1] : ".") / "config.yaml");
     const size_t begin = text.find("\n  name: ") + 9;
     return text.substr(begin, text.find('\n', begin) - begin);
   };

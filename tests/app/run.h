@@ -10,31 +10,15 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
-#include <random>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "support/temp_folder.h"
+
 // Runs the built program as a user does.
 
 namespace diffuse::test {
-
-class TempFolder {
- public:
-  TempFolder()
-      : path_(std::filesystem::temp_directory_path() /
-              ("diffuse-app-" + std::to_string(std::random_device()()))) {
-    std::filesystem::create_directories(path_);
-  }
-  ~TempFolder() { std::filesystem::remove_all(path_); }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-
- private:
-  std::filesystem::path path_;
-};
 
 struct Outcome {
   int exit = -1;
@@ -69,7 +53,7 @@ inline Outcome run_program(std::vector<std::string> words,
   argv.push_back(nullptr);
   envp.push_back(nullptr);
 
-  const std::string out = stdout_path.empty() ? captured / "out" : stdout_path;
+  const std::string out = stdout_path.empty() ? (captured / "out").string() : stdout_path;
   const std::string err = captured / "err";
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);

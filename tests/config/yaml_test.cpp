@@ -374,6 +374,26 @@ TEST(Yaml, AllErrorsAtOnce) {
             "3 errors. Nothing was started.");
 }
 
+// What is missing and what does not fit is told together with what is misspelt, but for rules that
+// would judge the default of a value that is wrong itself.
+TEST(Yaml, RulesAreCheckedBesideOtherErrors) {
+  const auto said = [](const std::string& text, const char* what) {
+    return errors(text).find(what) != std::string::npos;
+  };
+  const std::string text =
+      "train: {lr: 1}\nrun: {name: a/b}\ndiffusion: {zero_terminal_snr: true, target: epsilon}\n";
+  for (const char* what : {"unknown key 'train.lr'",
+                           "'data.path' must be set",
+                           "'run.name'",
+                           "'diffusion.target'",
+                           "4 errors."})
+    EXPECT_TRUE(said(text, what)) << what << '\n' << errors(text);
+  const std::string batch = "data: {path: /p}\ntrain: {batch: 256x, micro_batch: 200}\n";
+  EXPECT_TRUE(said(batch, "\n1 error.")) << errors(batch);
+  const std::string section = "dat: {path: /p}\nrun: {name: a/b}\n";
+  EXPECT_TRUE(said(section, "\n1 error.")) << errors(section);
+}
+
 TEST(Yaml, LongLinesAreCut) {
   const std::string filler(300, 'x');
   const std::string report = errors("run: {notes: " + filler + ", nam: 1}\n");

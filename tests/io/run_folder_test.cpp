@@ -76,14 +76,6 @@ TEST(RunFolder, StartsAtTheSameTimeGetDifferentNumbers) {
   EXPECT_EQ(*numbers.rbegin(), 20);
 }
 
-TEST(RunFolder, NamesThatLeadElsewhereAreRefused) {
-  const TempFolder root;
-  for (const std::string name : {"", ".", "..", "../x", "a/b", ".hidden"})
-    EXPECT_TRUE(contains(message_of([&] { RunFolder::create(root.path(), name); }), "run.name"))
-        << name;
-  EXPECT_TRUE(fs::is_empty(root.path()));
-}
-
 TEST(RunFolder, AnExactOneMustBeEmptyUnlessResumed) {
   const TempFolder temporary;
   const fs::path path = temporary / "a" / "b";

@@ -122,16 +122,16 @@ TEST(Params, BackwardAccumulatesIntoTheFlatGradient) {
   for (const at::Tensor& w : params.weights()) after.insert(w.grad().const_data_ptr());
   EXPECT_EQ(before, after);
   params.grad().zero_();
-  EXPECT_EQ(params.tensor(3).grad().abs().sum().item<float>(), 0);
+  EXPECT_EQ(params.weights()[3].grad().abs().sum().item<float>(), 0);
 }
 
 TEST(Params, AnUpdateOfTheBufferIsSeenByTheLeaves) {
   const ParamLayout layout = small_layout();
   const Params params(layout, layout.initial(1));
   params.flat().fill_(3);
-  EXPECT_TRUE((params.tensor(0) == 3).all().item<bool>());
+  EXPECT_TRUE((params.weights()[0] == 3).all().item<bool>());
   // What a backward pass still needs may not be changed under it.
-  const at::Tensor loss = (params.tensor(0) * params.tensor(0)).sum();
+  const at::Tensor loss = (params.weights()[0] * params.weights()[0]).sum();
   params.flat().mul_(2);
   EXPECT_THROW(loss.backward(), std::exception);
 }

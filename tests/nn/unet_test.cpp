@@ -95,7 +95,7 @@ std::vector<Case> cases() {
                    o.head_channels = 2;
                  }});
   out.push_back({.name = "scale_shift", .set = [](UNetOptions& o) {
-                   o.time_embedding = TimeScaleShift::scale_shift;
+                   o.time_embedding = TimeEmbedding::scale_shift;
                    o.attention_at = {4};
                  }});
   out.push_back({.name = "resnet", .set = [](UNetOptions& o) {
@@ -132,7 +132,7 @@ std::vector<Case> cases() {
                  }});
   out.push_back({.name = "mixed", .height = 4, .classes = 2, .set = [](UNetOptions& o) {
                    o.downsample = Resample::resnet;
-                   o.time_embedding = TimeScaleShift::scale_shift;
+                   o.time_embedding = TimeEmbedding::scale_shift;
                    o.base_channels = 2;
                    o.channel_mult = {3, 1};
                    o.head_channels = 2;
@@ -377,7 +377,7 @@ TEST(UNet, RunsUnderBfloat16Autocast) {
   EXPECT_TRUE(close(y, exact, 0, 4 * std::sqrt(40) * 0x1p-9 * largest(exact)));
   y.to(at::kFloat).sum().backward();
   EXPECT_EQ(params.grad().scalar_type(), at::kFloat);
-  EXPECT_GT(largest(params.tensor(0).grad()), 0);
+  EXPECT_GT(largest(params.weights()[0].grad()), 0);
 }
 
 TEST(UNet, WrongUseIsCaught) {

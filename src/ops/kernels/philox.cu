@@ -3,11 +3,13 @@
 
 #include <cuda_runtime.h>
 
+#include <array>
+#include <cstring>
+
 #include "base/random.h"
 
-// One thread a block of random numbers, in a grid-stride loop. The bodies mirror the CPU's in
-// ops/noise.cpp and base/random.h, double precision included, so that both give the same floats up
-// to the rounding of the mathematical functions.
+// One thread a block of random numbers, in a grid-stride loop. The numbers are base/random.h's, as
+// in the CPU's bodies in ops/noise.cpp.
 
 namespace diffuse::kernels {
 namespace {
@@ -29,18 +31,9 @@ __global__ void normal_kernel(float* __restrict__ out,
     const int64_t block = i % blocks;
     const Stream stream{
         seed, static_cast<Purpose>(purpose), step, static_cast<uint64_t>(first_sample + row)};
-    const Philox4 b = random_block(stream, static_cast<uint32_t>(block));
-    float values[4];
-    for (int j = 0; j < 4; j += 2) {
-      const double r = sqrt(-2.0 * log((b.v[j] + 0.5) * 0x1p-32));
-      const double angle =
-          2.0 * 3.141592653589793238462643383279502884 * (b.v[j + 1] + 0.5) * 0x1p-32;
-      double sine;
-      double cosine;
-      sincos(angle, &sine, &cosine);
-      values[j] = static_cast<float>(r * cosine);
-      values[j + 1] = static_cast<float>(r * sine);
-    }
+    const std::array<float, 4> normals = random_normal4(stream, static_cast<uint32_t>(block));
+    float values[4];  // the array's own members are host functions
+    memcpy(values, &normals, sizeof(values));
     float* const to = out + row * row_size + 4 * block;
     for (int j = 0; j < 4 && 4 * block + j < row_size; ++j) to[j] = values[j];
   }

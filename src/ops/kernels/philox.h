@@ -3,8 +3,14 @@
 
 #include <cstdint>
 
-// CUDA bodies of ops/noise.h. Device pointers; `stream` is a cudaStream_t. Each returns the
-// cudaError_t of its launch.
+// CUDA bodies of ops/noise.h. LibTorch's own generators draw other numbers on a GPU than on the
+// CPU, and others again in another order of calls; these draw what the CPU draws: masks bit for
+// bit, normals up to the rounding of log, sin and cos.
+//
+// `out` is a device pointer to [rows, row_size] contiguous floats: a row is one sample (a picture's
+// noise, or the mask of its feature map) with a stream of its own, number first_sample + row;
+// row_size counts its elements. `stream` is a cudaStream_t. Each returns the cudaError_t of its
+// launch.
 
 namespace diffuse::kernels {
 

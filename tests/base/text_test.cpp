@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+#include "base/text.h"
+
+#include <gtest/gtest.h>
+
+namespace diffuse {
+namespace {
+
+TEST(Text, ZeroPadded) {
+  EXPECT_EQ(zero_padded(0, 3), "000");
+  EXPECT_EQ(zero_padded(12, 6), "000012");
+  EXPECT_EQ(zero_padded(1234, 3), "1234");
+}
+
+TEST(Text, UtcNowIsAnIsoTime) {
+  const std::string now = utc_now();
+  ASSERT_EQ(now.size(), 20u);
+  for (size_t i = 0; i < now.size(); ++i) {
+    const char form = "dddd-dd-ddTdd:dd:ddZ"[i];
+    EXPECT_TRUE(form == 'd' ? now[i] >= '0' && now[i] <= '9' : now[i] == form) << now;
+  }
+  EXPECT_GT(now, "2025");
+}
+
+TEST(Text, FolderNames) {
+  for (const char* name : {"run", "a b", "lr=1e-4", "\xc3\xbc", "x.y"})
+    EXPECT_TRUE(is_folder_name(name)) << name;
+  for (const char* name : {"", ".", "..", ".hidden", "a/b", "/", "a\nb", "\x7f"})
+    EXPECT_FALSE(is_folder_name(name)) << name;
+}
+
+}  // namespace
+}  // namespace diffuse
