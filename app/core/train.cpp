@@ -273,7 +273,8 @@ bool train_in_folder(Session& session,
   };
   const auto stop = [&] { return session.stopping() || session.out_of_time(); };
   update_status();
-  const bool finished = !stop() && train(state, setup, batches, actions, stop);
+  // Out of time before the first step: it is made all the same, or a loop around this never ends.
+  const bool finished = !session.stopping() && train(state, setup, batches, actions, stop);
   if (state.step > 0) saver.save(state, true);
   update_status();
   return finished;

@@ -4,6 +4,11 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <stdexcept>
+
 #include "diffusion/denoiser.h"
 
 namespace diffuse {
@@ -20,78 +25,116 @@ DiffusionOptions options_of(const std::string& target, const std::string& weight
   return options;
 }
 
+/// The papers' numbers for one step of the cosine chain with fixed_small, from its betas alone.
+struct Paper {
+  explicit Paper(int64_t t) {
+    // Nichol & Dhariwal 2021, eq. 17 and the cap of sec. 3.2.
+    const auto f = [](double u) {
+      return std::pow(std::cos((u / kSteps + 0.008) / 1.008 * std::numbers::pi / 2), 2);
+    };
+    const auto beta_at = [&](int64_t i) {
+      const auto u = static_cast<double>(i);
+      return std::min(1 - f(u + 1) / f(u), 0.999);
+    };
+    double prev = 1;
+    for (int64_t i = 0; i <= t; ++i) prev = bar, bar *= 1 - beta_at(i);
+    beta = beta_at(t);
+    snr = bar / (1 - bar);
+    alpha = std::sqrt(bar);
+    sigma = std::sqrt(1 - bar);
+    posterior_variance = (1 - prev) / (1 - bar) * beta;  // Ho et al. 2020, eq. 7
+    if (t == 0) posterior_variance = Paper(1).posterior_variance;
+  }
+
+  /// The right output for (x0, eps).
+  at::Tensor target(const std::string& name, const at::Tensor& x0, const at::Tensor& eps) const {
+    if (name == "epsilon") return eps;
+    if (name == "x0") return x0;
+    if (name == "velocity") return alpha * eps - sigma * x0;  // Salimans & Ho 2022, sec. 4
+    if (name == "score") return -eps / sigma;                 // Song et al. 2021, sec. 2
+    throw std::logic_error("the test does not know the target " + name);
+  }
+
+  /// |eps - eps_hat|^2 for |F* - F|^2 = 1.
+  double epsilon_error(const std::string& target) const {
+    if (target == "epsilon") return 1;
+    if (target == "x0") return snr;
+    if (target == "velocity") return snr / (snr + 1);
+    if (target == "score") return 1 - bar;
+    throw std::logic_error("the test does not know the target " + target);
+  }
+
+  /// The weight on |F* - F|^2.
+  double weight(const std::string& name, const std::string& target) const {
+    if (name == "simple") return 1;                   // Ho et al. 2020, eq. 14
+    if (name == "snr") return epsilon_error(target);  // Salimans & Ho 2022, eq. 9
+    if (name == "min_snr")                            // Hang et al. 2023, sec. 3.4
+      return std::min(snr, 5.0) / snr * epsilon_error(target);
+    if (name == "vlb")  // Ho et al. 2020, eq. 12
+      return beta * beta / (2 * posterior_variance * (1 - beta) * (1 - bar)) *
+             epsilon_error(target);
+    throw std::logic_error("the test does not know the weighting " + name);
+  }
+
+  double beta = 0, bar = 1, snr = 0, alpha = 1, sigma = 0, posterior_variance = 0;
+};
+
 struct Draw {
   at::Tensor x0 = at::randn({6, 2, 3, 4}, at::kDouble);
   at::Tensor eps = at::randn({6, 2, 3, 4}, at::kDouble);
   at::Tensor t = at::tensor({0, 1, 20, 100, 198, 199}, at::kLong);
 };
 
-/// A [n] vector of chain values as [n, 1, 1, 1] float64.
-template <class F>
-at::Tensor column(const at::Tensor& t, F f) {
-  std::vector<double> v;
-  for (int64_t i = 0; i < t.size(0); ++i) v.push_back(f(t[i].item<int64_t>()));
-  return at::tensor(v, at::kDouble).view({-1, 1, 1, 1});
-}
-
 TEST(Objective, NoisesByEquation4) {
+  at::manual_seed(3);
   const Draw d;
   const Objective objective(options_of("epsilon", "simple"), at::kCPU);
-  const Chain& chain = objective.chain();
-  const at::Tensor expected = d.x0 * column(d.t, [&](int64_t t) { return chain.level(t).alpha; }) +
-                              d.eps * column(d.t, [&](int64_t t) { return chain.level(t).sigma; });
-  // The tables are rounded to float32 once.
-  EXPECT_LT((objective.noise(d.x0, d.eps, d.t) - expected).abs().max().item<double>(), 1e-6);
+  const at::Tensor z = objective.noise(d.x0, d.eps, d.t);
+  for (int64_t i = 0; i < d.t.size(0); ++i) {
+    const Paper paper(d.t[i].item<int64_t>());
+    const at::Tensor expected = paper.alpha * d.x0[i] + paper.sigma * d.eps[i];
+    // The tables are rounded to float32 once: 6e-8 of values up to 5.
+    EXPECT_LT((z[i] - expected).abs().max().item<double>(), 1e-6);
+  }
 }
 
-TEST(Objective, LossIsTheWeightedErrorOfX0ForEveryCombination) {
+TEST(Objective, LossIsThePapersForEveryCombination) {
   at::manual_seed(1);
   const Draw d;
   for (const auto& p : predictions())
     for (const auto& w : weightings()) {
       SCOPED_TRACE(p.name + " " + w.name);
-      const DiffusionOptions options = options_of(p.name, w.name);
-      const Objective objective(options, at::kCPU);
-      const Chain& chain = objective.chain();
-      const at::Tensor z = objective.noise(d.x0, d.eps, d.t);
+      const Objective objective(options_of(p.name, w.name), at::kCPU);
       const at::Tensor target = objective.target(d.x0, d.eps, d.t);
       const at::Tensor output =
           target + 0.1 * at::randn_like(target) * target.abs().amax({1, 2, 3}, true);
       const Objective::Loss loss = objective.loss(output, d.x0, d.eps, d.t);
       for (int64_t i = 0; i < d.t.size(0); ++i) {
         const int64_t t = d.t[i].item<int64_t>();
-        const Level level = chain.level(t);
-        // The papers' statement: weight on x0 times |x0 - x0_hat|^2, both in float64 from scratch.
-        const Coefficients c = options.target(level);
-        const at::Tensor exact_target = (target_coefficients(options.target, level).x0 * d.x0[i] +
-                                         target_coefficients(options.target, level).eps * d.eps[i]);
-        const at::Tensor x_hat_error = c.c_out * (output[i] - exact_target);
-        const double weight = options.weighting({chain, t, options.target, options.variance}).on_x0;
-        const double expected = weight * x_hat_error.square().mean().item<double>();
+        const Paper paper(t);
+        const double raw =
+            (output[i] - paper.target(p.name, d.x0[i], d.eps[i])).square().mean().item<double>();
+        const double expected = paper.weight(w.name, p.name) * raw;
         // The error is a tenth of the target: float32 tables (6e-8 relative) give 1e-6 of the loss.
         EXPECT_NEAR(loss.weighted[i].item<double>(), expected, 1e-5 * expected) << "t=" << t;
-        EXPECT_NEAR(loss.raw[i].item<double>(),
-                    (output[i] - exact_target).square().mean().item<double>(),
-                    1e-5 * loss.raw[i].item<double>());
+        EXPECT_NEAR(loss.raw[i].item<double>(), raw, 1e-5 * raw) << "t=" << t;
       }
       EXPECT_LT(objective.loss(target, d.x0, d.eps, d.t).weighted.max().item<double>(), 1e-20);
     }
 }
 
 TEST(Objective, GradientReachesTheOutput) {
+  at::manual_seed(4);
   const Draw d;
   const Objective objective(options_of("velocity", "min_snr"), at::kCPU);
   at::Tensor output = at::zeros_like(d.x0).requires_grad_(true);
   objective.loss(output, d.x0, d.eps, d.t).weighted.sum().backward();
-  const at::Tensor target = objective.target(d.x0, d.eps, d.t);
-  const auto weights = network_weights(objective.chain(),
-                                       Prediction(predictions(), "velocity"),
-                                       Weighting(weightings(), "min_snr"),
-                                       WeightOn::epsilon,
-                                       Variance(variances(), "fixed_small"));
-  const at::Tensor expected =
-      -2.0 / 24 * target * column(d.t, [&](int64_t t) { return weights[static_cast<size_t>(t)]; });
-  EXPECT_LT((output.grad() - expected).abs().max().item<double>(), 1e-6);
+  for (int64_t i = 0; i < d.t.size(0); ++i) {
+    const Paper paper(d.t[i].item<int64_t>());
+    const at::Tensor expected = -2.0 / 24 * paper.weight("min_snr", "velocity") *
+                                paper.target("velocity", d.x0[i], d.eps[i]);
+    EXPECT_LT((output.grad()[i] - expected).abs().max().item<double>(), 1e-6);
+  }
 }
 
 TEST(Denoiser, GivesBackX0ForThePerfectNetwork) {
@@ -102,14 +145,14 @@ TEST(Denoiser, GivesBackX0ForThePerfectNetwork) {
     const Draw d;
     for (const int64_t t : {0, 50, 150}) {
       const Level level = objective.chain().level(t);
-      const TargetCoefficients c = target_coefficients(options.target, level);
+      const Paper paper(t);
       const Network perfect = [&](const at::Tensor&, const at::Tensor& time) {
         EXPECT_EQ(time[0].item<double>(), static_cast<double>(t));
-        return at::add(c.x0 * d.x0, c.eps * d.eps);
+        return paper.target(p.name, d.x0, d.eps);
       };
-      const at::Tensor z = level.alpha * d.x0 + level.sigma * d.eps;
+      const at::Tensor z = paper.alpha * d.x0 + paper.sigma * d.eps;
       const at::Tensor x_hat = make_denoiser(perfect, options.target, false)(z, level);
-      EXPECT_LT((x_hat - d.x0).abs().max().item<double>(), 1e-12 / level.alpha) << p.name;
+      EXPECT_LT((x_hat - d.x0).abs().max().item<double>(), 1e-12 / paper.alpha) << p.name;
       const at::Tensor clipped = make_denoiser(perfect, options.target, true)(z, level);
       EXPECT_TRUE(at::equal(clipped, x_hat.clamp(-1, 1)));
     }

@@ -2,118 +2,14 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include <algorithm>
-#include <chrono>
 #include <nlohmann/json.hpp>
-#include <thread>
 
-#include "app/run.h"
+#include "e2e/runs.h"
 
 // Whole runs of the program on the shipped digits, with a network small enough for a test.
 
 namespace diffuse::test {
 namespace {
-
-namespace fs = std::filesystem;
-using Words = std::vector<std::string>;
-
-Words with(Words a, const Words& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
-
-/// `diffuse train` of 12 steps in `folder`; one thread, since tests share the machine.
-Words train_words(const std::string& folder, const Words& more = {}) {
-  Words words{
-      "train", DIFFUSE_SOURCE_DIR "/configs/digits.yaml", "--threads", "1", "--run-dir", folder};
-  for (const char* set : {"model.base_channels=8",
-                          "model.norm_groups=4",
-                          "model.blocks_per_level=1",
-                          "model.dropout=0.1",
-                          "data.flip=true",
-                          "diffusion.steps=50",
-                          "train.batch=8",
-                          "train.steps=12",
-                          "log.every_steps=4",
-                          "checkpoint.every_steps=3",
-                          "checkpoint.keep_last=100",
-                          "sample.every_steps=6",
-                          "sample.grid=[2, 3]",
-                          "sample.steps=10",
-                          "optim.warmup_steps=2",
-                          "optim.decay=constant"})
-    words = with(words, {"--set", set});
-  return with(words, more);
-}
-
-/// metrics.jsonl without what a clock gives.
-std::vector<std::string> metrics(const std::string& folder) {
-  std::vector<std::string> lines;
-  std::istringstream in(read_text(folder + "/metrics.jsonl"));
-  for (std::string line; std::getline(in, line);) {
-    auto json = nlohmann::ordered_json::parse(line);
-    for (const char* timing : {"time", "img_s", "data_wait"}) json.erase(timing);
-    lines.push_back(json.dump());
-  }
-  return lines;
-}
-
-std::string checkpoint(const std::string& folder, int step) {
-  const std::string digits = std::to_string(step);
-  return folder + "/checkpoints/step-" + std::string(9 - digits.size(), '0') + digits;
-}
-
-void expect_same_run(const std::string& a, const std::string& b, int step) {
-  EXPECT_EQ(metrics(a), metrics(b));
-  for (const char* file :
-       {"model.safetensors", "ema.safetensors", "optim.safetensors", "state.json"})
-    EXPECT_EQ(read_text(checkpoint(a, step) + "/" + file),
-              read_text(checkpoint(b, step) + "/" + file))
-        << file;
-}
-
-/// A started program that is still running.
-class Background {
- public:
-  explicit Background(Words arguments) {
-    arguments.insert(arguments.begin(), DIFFUSE_BINARY_DIR "/diffuse");
-    std::vector<char*> argv;
-    for (std::string& word : arguments) argv.push_back(word.data());
-    argv.push_back(nullptr);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    for (const int fd : {0, 1, 2})
-      posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_RDWR, 0);
-    EXPECT_EQ(posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ), 0);
-    posix_spawn_file_actions_destroy(&actions);
-  }
-  ~Background() {
-    if (pid_ > 0) finish(SIGKILL);
-  }
-  Background(const Background&) = delete;
-  Background& operator=(const Background&) = delete;
-
-  /// Exit code, or 128 + signal.
-  int finish(int signal) {
-    ::kill(pid_, signal);
-    int status = 0;
-    ::waitpid(pid_, &status, 0);
-    pid_ = 0;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  }
-
- private:
-  pid_t pid_ = 0;
-};
-
-/// Waits (at most a minute) until `path` is there.
-bool appears(const std::string& path) {
-  for (int i = 0; i < 6000; ++i) {
-    if (fs::exists(path)) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  return false;
-}
 
 TEST(Train, LeavesARunFolderThatSampleUnderstands) {
   const TempFolder folder;
@@ -134,9 +30,8 @@ TEST(Train, LeavesARunFolderThatSampleUnderstands) {
                            "samples/step-000000012.png"})
     EXPECT_TRUE(fs::exists(run + "/" + file)) << file;
   EXPECT_EQ(metrics(run).size(), 3u);
-  const auto status = nlohmann::json::parse(read_text(run + "/status.json"));
-  EXPECT_EQ(status["state"], "finished");
-  EXPECT_EQ(status["step"], 12);
+  EXPECT_EQ(status(run)["state"], "finished");
+  EXPECT_EQ(status(run)["step"], 12);
   const auto environment = nlohmann::json::parse(read_text(run + "/env.json"));
   EXPECT_EQ(environment["git"], nlohmann::json::parse(diffuse({"--version", "--json"}).out)["git"]);
 
@@ -153,25 +48,18 @@ TEST(Train, LeavesARunFolderThatSampleUnderstands) {
   };
   sample("a", {"-n", "7", "--singles", "--trajectory", "4"});
   sample("b", {"-n", "7", "--singles", "--trajectory", "4"});
-  sample("c", {"-n", "5", "--singles", "--batch", "2"});
-  sample("d", {"-n", "5", "--singles", "--seed", "1"});
   for (const char* file : {"grid.png", "trajectory.png", "images/000003.png"})
-    EXPECT_EQ(read_text(folder / "a" + "/" + file), read_text(folder / "b" + "/" + file)) << file;
-  const auto picture = [&](const char* out, int i) {
-    return read_text((folder / out) + "/images/00000" + std::to_string(i) + ".png");
-  };
-  EXPECT_EQ(picture("a", 3).substr(0, 33), picture("c", 3).substr(0, 33));  // one size and kind
-  EXPECT_NE(picture("a", 3), picture("d", 3));
+    EXPECT_EQ(read_text(folder / "a" / file), read_text(folder / "b" / file)) << file;
 
-  const Outcome inspected = diffuse({"inspect", folder / "a" + "/grid.png"});
+  const Outcome inspected = diffuse({"inspect", folder / "a/grid.png"});
   EXPECT_EQ(inspected.exit, 0);
   EXPECT_NE(inspected.out.find("ddpm"), std::string::npos) << inspected.out;
   const Outcome exists = diffuse({"sample", run, "--out", folder / "a"});
   EXPECT_EQ(exists.exit, 4);
   EXPECT_NE(exists.err.find("--force"), std::string::npos);
   sample("a", {"-n", "2", "--singles", "--force"});
-  EXPECT_TRUE(fs::exists(folder / "a" + "/images/000001.png"));
-  EXPECT_FALSE(fs::exists(folder / "a" + "/images/000002.png"));
+  EXPECT_TRUE(fs::exists(folder / "a/images/000001.png"));
+  EXPECT_FALSE(fs::exists(folder / "a/images/000002.png"));
   EXPECT_EQ(diffuse({"sample", run, "--out", folder / "x.jpg"}).exit, 2);
   EXPECT_EQ(diffuse({"sample", run, "--device", "gpu", "--out", folder / "e"}).exit, 2);
   EXPECT_EQ(diffuse({"sample", run, "--steps", "51", "--out", folder / "e"}).exit, 2);
@@ -204,14 +92,10 @@ TEST(Train, StoppedInAnyWayItGoesOnAsIfItHadNot) {
         train_words(run, {"--set", "train.steps=100000", "--set", "sample.every_steps=0"}));
     ASSERT_TRUE(appears(checkpoint(run, 3)));
     EXPECT_EQ(program.finish(way.signal), way.exit);
-    const auto status = nlohmann::json::parse(read_text(run + "/status.json"));
     if (way.signal != SIGKILL) {
-      EXPECT_EQ(status["state"], "stopped");
+      EXPECT_EQ(status(run)["state"], "stopped");
     }
-    int64_t step = 0;
-    for (const auto& entry : fs::directory_iterator(run + "/checkpoints"))
-      if (entry.path().filename().string().starts_with("step-"))
-        step = std::max<int64_t>(step, std::stoll(entry.path().filename().string().substr(5)));
+    const int64_t step = saved_steps(run).back();
     const std::string steps = "train.steps=" + std::to_string(step + 5);
     ASSERT_EQ(diffuse(train_words(run, {"--set", steps, "--set", "sample.every_steps=0"})).exit, 0);
     const std::string straight = folder / ("straight-" + std::to_string(way.signal));
@@ -306,32 +190,152 @@ TEST(Train, ADamagedCheckpointIsPassedOver) {
   EXPECT_EQ(named.exit, 6) << named.err;
 }
 
-TEST(Train, ClassConditional) {
+TEST(Train, HangupSavesAndGoesOn) {
   const TempFolder folder;
   const std::string run = folder / "run";
-  const Outcome trained = diffuse(train_words(run, {"--set", "model.class_conditional=true"}));
-  ASSERT_EQ(trained.exit, 0) << trained.err;
-  const auto sample = [&](const std::string& label) {
-    const std::string out = folder / ("class-" + label + ".png");
-    const Outcome o = diffuse({"sample",
-                               run,
-                               "--threads",
-                               "1",
-                               "--steps",
-                               "5",
-                               "-n",
-                               "3",
-                               "--class",
-                               label,
-                               "--out",
-                               out});
-    EXPECT_EQ(o.exit, 0) << o.err;
-    return read_text(out);
+  Background program(train_words(run,
+                                 {"--set",
+                                  "train.steps=100000",
+                                  "--set",
+                                  "checkpoint.every_steps=0",
+                                  "--set",
+                                  "sample.every_steps=0"}));
+  const auto trains_on = [&] {
+    const int64_t lines = logged_lines(run);
+    return comes_true([&] { return logged_lines(run) > lines; });
   };
-  EXPECT_NE(sample("3"), sample("4"));
-  const Outcome bad = diffuse({"sample", run, "--class", "10", "--out", folder / "z.png"});
-  EXPECT_EQ(bad.exit, 2);
-  EXPECT_NE(bad.err.find("--class must be one of 0, 1"), std::string::npos) << bad.err;
+  ASSERT_TRUE(trains_on());
+  EXPECT_TRUE(saved_steps(run).empty());  // nothing but the signal saves in this run
+  program.signal(SIGHUP);
+  ASSERT_TRUE(comes_true([&] { return saved_steps(run).size() == 1; }));
+  ASSERT_TRUE(trains_on());
+  EXPECT_EQ(status(run)["state"], "running");
+  EXPECT_EQ(saved_steps(run).size(), 1u);
+  program.signal(SIGHUP);
+  ASSERT_TRUE(comes_true([&] { return saved_steps(run).size() == 2; }));
+  EXPECT_TRUE(fs::is_empty(run + "/samples"));
+  EXPECT_EQ(program.finish(SIGTERM), 75);
+}
+
+TEST(Train, User2SavesAndDrawsAGrid) {
+  const TempFolder folder;
+  const std::string run = folder / "run";
+  Background program(train_words(run,
+                                 {"--set",
+                                  "train.steps=100000",
+                                  "--set",
+                                  "checkpoint.every_steps=0",
+                                  "--set",
+                                  "sample.every_steps=0"}));
+  ASSERT_TRUE(comes_true([&] { return logged_lines(run) > 0; }));
+  program.signal(SIGUSR2);
+  ASSERT_TRUE(comes_true([&] { return !fs::is_empty(run + "/samples"); }));
+  ASSERT_TRUE(comes_true([&] { return saved_steps(run).size() == 1; }));
+  const int64_t lines = logged_lines(run);
+  EXPECT_TRUE(comes_true([&] { return logged_lines(run) > lines; }));
+  EXPECT_EQ(program.finish(SIGTERM), 75);
+}
+
+TEST(Train, StopAfterEndsWithACheckpoint) {
+  const TempFolder folder;
+  const std::string run = folder / "run";
+  const Outcome o = diffuse(train_words(run,
+                                        {"--stop-after",
+                                         "2s",
+                                         "--set",
+                                         "train.steps=1000000",
+                                         "--set",
+                                         "checkpoint.every_steps=0",
+                                         "--set",
+                                         "sample.every_steps=0"}));
+  EXPECT_EQ(o.exit, 75) << o.err;
+  EXPECT_EQ(status(run)["state"], "stopped");
+  EXPECT_EQ(status(run)["exit"], 75);
+  ASSERT_EQ(saved_steps(run).size(), 1u);
+  EXPECT_EQ(status(run)["step"], saved_steps(run).back());
+}
+
+TEST(Train, RefusesToGoOnWithOtherPictures) {
+  const TempFolder folder;
+  const std::string run = folder / "run";
+  const fs::path pictures = folder / "pictures";
+  for (const char* digit : {"0", "1"}) {
+    fs::create_directories(pictures / digit);
+    int left = 20;
+    for (const auto& entry :
+         fs::directory_iterator(fs::path(DIFFUSE_SOURCE_DIR "/data/digits") / digit))
+      if (left-- > 0) fs::copy(entry.path(), pictures / digit);
+  }
+  const auto train = [&](int steps, const Words& more = {}) {
+    return diffuse(train_words(run,
+                               with({"--set",
+                                     "data.path=" + pictures.string(),
+                                     "--set",
+                                     "sample.every_steps=0",
+                                     "--set",
+                                     "train.steps=" + std::to_string(steps)},
+                                    more)));
+  };
+  const auto expect_refused = [&](const std::string& counts) {
+    const Outcome o = train(4);
+    EXPECT_EQ(o.exit, 6);
+    EXPECT_NE(o.err.find("not those that the run began with (" + counts), std::string::npos)
+        << o.err;
+    EXPECT_NE(o.err.find("--allow-change data.path"), std::string::npos) << o.err;
+    EXPECT_EQ(saved_steps(run), (std::vector<int64_t>{3}));
+  };
+  ASSERT_EQ(train(3).exit, 0);
+  const fs::path one = fs::directory_iterator(pictures / "0")->path();
+  fs::rename(one, folder / "one.png");
+  expect_refused("40 then, 39 now");
+  fs::copy(folder / "one.png", one);
+  fs::copy(folder / "one.png", pictures / "1/more.png");
+  expect_refused("40 then, 41 now");
+  fs::remove(one);  // as many as before, another name
+  expect_refused("40 then, 40 now");
+  fs::copy(folder / "one.png", one);
+  fs::remove(pictures / "1/more.png");
+  EXPECT_EQ(train(4).exit, 0);  // as it was
+  fs::remove(one);
+  const Outcome allowed = train(5, {"--allow-change", "data.path"});
+  EXPECT_EQ(allowed.exit, 0) << allowed.err;
+  EXPECT_EQ(saved_steps(run).back(), 5);
+}
+
+TEST(Train, AnotherFolderGoesOnFromANamedCheckpoint) {
+  const TempFolder folder;
+  const std::string run = folder / "run", other = folder / "other";
+  ASSERT_EQ(diffuse(train_words(run)).exit, 0);
+  const std::vector<int64_t> steps = saved_steps(run);
+  const Outcome o = diffuse(train_words(other, {"--resume", checkpoint(run, 6)}));
+  ASSERT_EQ(o.exit, 0) << o.err;
+  EXPECT_EQ(saved_steps(run), steps);  // only read
+  EXPECT_EQ(saved_steps(other), (std::vector<int64_t>{9, 12}));
+  // The lines at 8 (of which two steps lie before the checkpoint) and at 12.
+  const std::vector<std::string> whole = metrics(run);
+  ASSERT_EQ(whole.size(), 3u);
+  EXPECT_EQ(metrics(other), std::vector<std::string>(whole.begin() + 1, whole.end()));
+  expect_same_checkpoint(run, other, 12);
+}
+
+TEST(Train, GoesOnFromTheCheckpointBeforeADamagedOne) {
+  const TempFolder folder;
+  const std::string whole = folder / "whole";
+  ASSERT_EQ(diffuse(train_words(whole)).exit, 0);
+  for (const std::string file : {"optim.safetensors", "state.json"}) {
+    SCOPED_TRACE(file);
+    const std::string run = folder / file;
+    ASSERT_EQ(diffuse(train_words(run, {"--set", "train.steps=9"})).exit, 0);
+    const std::string damaged = checkpoint(run, 9) + "/" + file;
+    std::string bytes = read_text(damaged);
+    bytes[bytes.size() / 2] ^= 1;
+    write_text(damaged, bytes);
+    const Outcome o = diffuse(train_words(run));
+    ASSERT_EQ(o.exit, 0) << o.err;
+    EXPECT_NE(o.err.find("going on from " + checkpoint(run, 6)), std::string::npos) << o.err;
+    EXPECT_NE(o.err.find(file), std::string::npos) << o.err;
+    expect_same_run(whole, run, 12);
+  }
 }
 
 TEST(Train, DryRunWritesNothing) {
@@ -365,7 +369,7 @@ TEST(Train, StopsWhenItDiverges) {
                                          "optim.max_skips_in_row=3"}));
   EXPECT_EQ(o.exit, 8) << o.err;
   EXPECT_NE(o.err.find("optim.lr"), std::string::npos);
-  EXPECT_EQ(nlohmann::json::parse(read_text(run + "/status.json"))["state"], "failed");
+  EXPECT_EQ(status(run)["state"], "failed");
 }
 
 }  // namespace

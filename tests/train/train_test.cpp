@@ -4,12 +4,14 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
+#include <cmath>
 #include <filesystem>
 
 #include "base/files.h"
 #include "ops/cuda.h"
+#include "support/temp_folder.h"
+#include "support/text_files.h"
 
 namespace diffuse {
 namespace {
@@ -26,7 +28,9 @@ class OneThread : public testing::Environment {
 
 /// A small run on the shipped digits: everything that a training step reads.
 struct SmallRun {
-  explicit SmallRun(double dropout = 0.0, at::Device device = at::kCPU) {
+  explicit SmallRun(double dropout = 0.0,
+                    at::Device device = at::kCPU,
+                    const std::string& time_sampler = "uniform") {
     data_options.path = std::string(DIFFUSE_SOURCE_DIR) + "/data/digits";
     data_options.size = {8};
     data_options.channels = 1;
@@ -39,6 +43,7 @@ struct SmallRun {
     model.norm_groups = 4;
     model.dropout = dropout;
     diffusion.steps = 100;
+    diffusion.time_sampler.select(time_sampler);
     data.emplace(data_options);
     network.emplace(model, 1, 1, 8, 8, 0);
     objective.emplace(diffusion, device);
@@ -87,46 +92,126 @@ void expect_same(const TrainState& a, const TrainState& b) {
   EXPECT_EQ(a.images_seen, b.images_seen);
 }
 
-class TempFolder {
- public:
-  TempFolder() {
-    std::string name = (fs::temp_directory_path() / "diffuse-train-XXXXXX").string();
-    path = ::mkdtemp(name.data());
-  }
-  ~TempFolder() { fs::remove_all(path); }
-  fs::path path;
-};
-
 TEST(Train, ResumedThroughACheckpointIsBitExact) {
-  const SmallRun run(0.2);
-  TrainState whole = run.fresh();
-  EXPECT_TRUE(run.run(whole, run.setup(12)));
-
   const TempFolder folder;
-  for (const int64_t stop_at : {1, 5, 11}) {
-    TrainState first = run.fresh();
-    EXPECT_FALSE(run.run(first, run.setup(12), {}, [&] { return first.step == stop_at; }));
-    EXPECT_EQ(first.step, stop_at);
-    const CheckpointInfo info{.step = 0,
-                              .config = "version: 1\n",
-                              .seed = 11,
-                              .num_classes = 0,
-                              .class_names = {},
-                              .images = 1797,
-                              .fingerprint = 5,
-                              .schedule_table = ""};
-    const fs::path checkpoint = save_state(folder.path, first, run.network->layout(), info, true);
-    EXPECT_EQ(load_info(checkpoint).step, stop_at);
-    EXPECT_EQ(load_info(checkpoint).fingerprint, 5u);
+  for (const auto& row : time_samplers())
+    for (const Decay decay : {Decay::constant, Decay::cosine, Decay::linear}) {
+      SCOPED_TRACE(row.name + ", decay " + std::to_string(static_cast<int>(decay)));
+      const SmallRun run(0.2, at::kCPU, row.name);
+      TrainSetup setup = run.setup(12);
+      setup.optim.decay = decay;
+      TrainState whole = run.fresh();
+      EXPECT_TRUE(run.run(whole, setup));
+      // During the warm-up (5 steps), at its end, and before the last step.
+      const bool plain = decay == Decay::constant && row.name == "uniform";
+      for (const int64_t stop_at :
+           plain ? std::vector<int64_t>{1, 5, 11} : std::vector<int64_t>{7}) {
+        TrainState first = run.fresh();
+        EXPECT_FALSE(run.run(first, setup, {}, [&] { return first.step == stop_at; }));
+        EXPECT_EQ(first.step, stop_at);
+        const CheckpointInfo info{.step = 0,
+                                  .config = "version: 1\n",
+                                  .seed = 11,
+                                  .num_classes = 0,
+                                  .class_names = {},
+                                  .images = 1797,
+                                  .fingerprint = 5,
+                                  .schedule_table = ""};
+        const fs::path checkpoint =
+            save_state(folder.path(), first, run.network->layout(), info, true);
+        EXPECT_EQ(load_info(checkpoint).step, stop_at);
+        EXPECT_EQ(load_info(checkpoint).fingerprint, 5u);
 
-    TrainState second = TrainState(run.network->layout(), run.network->layout().initial(999));
-    load_state(checkpoint, run.network->layout(), second);
-    expect_same(first, second);
-    EXPECT_TRUE(run.run(second, run.setup(12)));
-    expect_same(whole, second);
-    EXPECT_TRUE(
-        at::equal(load_weights(checkpoint / "ema.safetensors", run.network->layout()), first.ema));
-  }
+        TrainState second = TrainState(run.network->layout(), run.network->layout().initial(999));
+        load_state(checkpoint, run.network->layout(), second);
+        expect_same(first, second);
+        EXPECT_TRUE(run.run(second, setup));
+        expect_same(whole, second);
+        EXPECT_TRUE(at::equal(load_weights(checkpoint / "ema.safetensors", run.network->layout()),
+                              first.ema));
+      }
+    }
+}
+
+TEST(Train, EveryAcceptedCombinationTrains) {
+  const SmallRun run;
+  const TempFolder folder;
+  std::string betas;
+  for (int i = 1; i <= 50; ++i) betas += std::to_string(i) + "e-2\n";
+  spill(folder / "beta.txt", betas);
+  for (const auto& schedule : schedules())
+    for (const auto& target : predictions())
+      for (const auto& weighting : weightings())
+        for (const auto& time_sampler : time_samplers())
+          for (const bool zero : {false, true}) {
+            SCOPED_TRACE(schedule.name + " " + target.name + " " + weighting.name + " " +
+                         time_sampler.name + (zero ? " zero terminal SNR" : ""));
+            DiffusionOptions diffusion;
+            diffusion.steps = 50;
+            diffusion.schedule.select(schedule.name);
+            if (auto* table = diffusion.schedule.options<TableSchedule>())
+              table->file = folder / "beta.txt";
+            diffusion.target.select(target.name);
+            diffusion.weighting.select(weighting.name);
+            diffusion.time_sampler.select(time_sampler.name);
+            diffusion.zero_terminal_snr = zero;
+            bool refused = false;
+            for (const Finding& finding : check(diffusion)) refused = refused || finding.error;
+            // Without signal in the last step there is no way from the noise to x0.
+            ASSERT_EQ(refused, zero && (target.name == "epsilon" || target.name == "score"));
+            if (refused) {
+              EXPECT_THROW(Objective(diffusion, at::kCPU), Error);
+              continue;
+            }
+            const Objective objective(diffusion, at::kCPU);
+            const TrainSetup plain = run.setup(1);
+            const TrainSetup setup{.network = *run.network,
+                                   .objective = objective,
+                                   .time_sampler = diffusion.time_sampler,
+                                   .image_shape = plain.image_shape,
+                                   .optim = plain.optim,
+                                   .steps = 1,
+                                   .batch = plain.batch,
+                                   .micro_batch = plain.micro_batch,
+                                   .seed = plain.seed,
+                                   .bf16 = false};
+            TrainState state = run.fresh();
+            const at::Tensor before = state.params.flat().detach().clone();
+            EXPECT_TRUE(run.run(state, setup));
+            EXPECT_EQ(state.tally[Tally::good].item<double>(), 1);
+            EXPECT_GT(state.tally[Tally::loss].item<double>(), 0);
+            EXPECT_TRUE(at::isfinite(state.tally).all().item<bool>());
+            EXPECT_TRUE(at::isfinite(state.params.flat()).all().item<bool>());
+            EXPECT_FALSE(at::equal(state.params.flat(), before));
+          }
+}
+
+TEST(Train, Bfloat16IsFloat32ToItsEightBits) {
+  // An output that starts at zero would be zero in any arithmetic.
+  SmallRun run;
+  run.model.zero_init = false;
+  run.network.emplace(run.model, 1, 1, 8, 8, 0);
+  const TrainSetup in_float32 = run.setup(1);
+  TrainSetup in_bf16 = run.setup(1);
+  in_bf16.bf16 = true;
+  TrainState a = run.fresh(), b = run.fresh();
+  run.run(a, in_float32);
+  run.run(b, in_bf16);
+  const double loss = a.tally[Tally::loss].item<double>();
+  const double other = b.tally[Tally::loss].item<double>();
+  // Each convolution and product rounds input, weight and output to 2^-9 relative, independently:
+  // they add as squares to a relative error of the output. The target (noise) has mean square 1, so
+  // the output's root mean square is at most sqrt(loss) + 1; |a^2 - b^2| <= (|a| + |b|) |a - b|.
+  int64_t products = 0;
+  for (const ParamInfo& info : run.network->layout().infos()) products += info.shape.size() > 1;
+  const double error = std::sqrt(3.0 * static_cast<double>(products)) / 512;
+  EXPECT_NEAR(other, loss, 2 * std::sqrt(loss) * error * (std::sqrt(loss) + 1));
+  EXPECT_NE(other, loss);  // it was another arithmetic
+  EXPECT_TRUE(std::isfinite(other));
+  // Weights and gradients stay float32, and the gradient points the same way to the same error.
+  EXPECT_EQ(b.params.flat().scalar_type(), at::kFloat);
+  const at::Tensor difference = b.params.grad() - a.params.grad();
+  EXPECT_LT(difference.norm().item<double>(), 2 * error * a.params.grad().norm().item<double>());
 }
 
 TEST(Train, MicroBatchesGiveTheSameStepToRounding) {
@@ -188,7 +273,7 @@ TEST(TrainOnAGpu, AgreesWithTheCpuAndResumes) {
 
   const TempFolder folder;
   run.run(first, run.setup(4), {}, [&] { return first.step == 2; });
-  load_state(save_state(folder.path, first, run.network->layout(), {}, true),
+  load_state(save_state(folder.path(), first, run.network->layout(), {}, true),
              run.network->layout(),
              second);
   EXPECT_TRUE(at::equal(first.params.flat(), second.params.flat()));
@@ -202,7 +287,7 @@ TEST(Checkpoint, OfAnotherNetworkIsRefused) {
   const SmallRun run;
   const TrainState state = run.fresh();
   const TempFolder folder;
-  const fs::path checkpoint = save_state(folder.path, state, run.network->layout(), {}, true);
+  const fs::path checkpoint = save_state(folder.path(), state, run.network->layout(), {}, true);
   UNetOptions wider = run.model;
   wider.base_channels = 16;
   const UNet other(wider, 1, 1, 8, 8, 0);
