@@ -52,6 +52,7 @@ struct SampleRequest {
   std::string device = "auto";
   std::string out;         // folder, file.png, "-" for stdout; empty: samples.png
   bool singles = false;    // also one PNG a picture
+  int64_t zoom = 1;        // enlargement of the grids
   int64_t trajectory = 0;  // points of the chain in a trajectory grid; 0: none
   bool force = false;      // overwrite
 };

@@ -75,6 +75,9 @@ Run add_sample(CLI::App& app, const Context& context) {
          "--trajectory", r.trajectory, "also a grid of each picture at N points of its chain")
       ->type_name("N")
       ->check(at_least(0));
+  app.add_option("--zoom", r.zoom, "enlarge the grids, not the pictures, N times")
+      ->type_name("N")
+      ->check(between(1, 64));
   app.add_flag("--force", r.force, "overwrite what is there");
   return [flags, count, grid, clip, no_clip, &context] {
     SampleRequest& request = flags->request;

@@ -212,7 +212,7 @@ int run_sample(const SampleRequest& request) {
       request.grid.empty()
           ? static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(request.count))))
           : request.grid.back();
-  const Image grid = make_grid(drawing->images, columns);
+  const Image grid = enlarge(make_grid(drawing->images, columns), request.zoom);
   if (outputs.to_stdout) {
     const auto png = encode_png(grid, text_of_all);
     if (std::fwrite(png.data(), 1, png.size(), stdout) != png.size() || std::fflush(stdout) != 0)
@@ -226,7 +226,7 @@ int run_sample(const SampleRequest& request) {
               text_of(i));
   }
   if (!outputs.trajectory.empty())
-    write_png(outputs.trajectory, trajectory_grid(*drawing), text_of_all);
+    write_png(outputs.trajectory, enlarge(trajectory_grid(*drawing), request.zoom), text_of_all);
   write_png(outputs.grid, grid, text_of_all);
   for (const fs::path& path : {outputs.grid, outputs.trajectory, outputs.singles})
     if (!path.empty()) std::printf("%s\n", path.c_str());

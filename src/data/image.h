@@ -91,4 +91,7 @@ Image make_grid(const std::vector<Image>& images,
                 int64_t gap = 2,
                 uint8_t background = 255);
 
+/// Each pixel as factor x factor pixels (factor >= 1): for looking at small pictures.
+Image enlarge(const Image& image, int64_t factor);
+
 }  // namespace diffuse

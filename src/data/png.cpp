@@ -166,4 +166,17 @@ Image make_grid(const std::vector<Image>& images,
   return grid;
 }
 
+Image enlarge(const Image& image, int64_t factor) {
+  DIFFUSE_CHECK(factor >= 1);
+  Image out{image.height * factor, image.width * factor, image.channels, {}};
+  out.data.reserve(static_cast<size_t>(out.height * out.width * out.channels));
+  for (int64_t y = 0; y < out.height; ++y)
+    for (int64_t x = 0; x < out.width; ++x) {
+      const auto* pixel =
+          image.data.data() + (y / factor * image.width + x / factor) * image.channels;
+      out.data.insert(out.data.end(), pixel, pixel + image.channels);
+    }
+  return out;
+}
+
 }  // namespace diffuse

@@ -76,5 +76,21 @@ TEST(Grid, PlacesImagesRowByRow) {
   EXPECT_EQ(make_grid({tagged_image(4, 5, 1)}, 1, 0).data, tagged_image(4, 5, 1).data);
 }
 
+TEST(Grid, Enlarged) {
+  const Image small = tagged_image(2, 3, 7);
+  const Image large = enlarge(small, 4);
+  ASSERT_EQ(large.height, 8);
+  ASSERT_EQ(large.width, 12);
+  ASSERT_EQ(large.data.size(), 16 * small.data.size());
+  for (int64_t y = 0; y < 8; ++y)
+    for (int64_t x = 0; x < 12; ++x) {  // a tagged pixel is (y, x, tag)
+      const auto at = static_cast<size_t>(3 * (12 * y + x));
+      EXPECT_EQ(large.data[at], y / 4);
+      EXPECT_EQ(large.data[at + 1], x / 4);
+      EXPECT_EQ(large.data[at + 2], 7);
+    }
+  EXPECT_EQ(enlarge(small, 1).data, small.data);
+}
+
 }  // namespace
 }  // namespace diffuse

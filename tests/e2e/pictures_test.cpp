@@ -112,6 +112,7 @@ TEST_F(Pictures, FollowTheOptions) {
   EXPECT_GT(difference(plain, draw({"--weights", "raw"})), 8);
   EXPECT_GT(difference(plain, draw({"--variance", "fixed_large"})), 8);
   EXPECT_GT(difference(plain, draw({"--no-clip"})), 8);
+  EXPECT_EQ(difference(enlarge(plain, 3), draw({"--zoom", "3"})), 0);
 }
 
 TEST_F(Pictures, TrajectoryEndsWithThePicture) {
