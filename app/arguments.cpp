@@ -13,14 +13,6 @@
 namespace diffuse {
 namespace {
 
-/// The whole of `text` as a positive number.
-std::optional<int64_t> parse_count(std::string_view text) {
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < 0) return std::nullopt;
-  return value;
-}
-
 CLI::Validator integer(int64_t low, int64_t high, const std::string& range) {
   const auto check = [=](const std::string& value) -> std::string {
     int64_t number = 0;
@@ -33,6 +25,13 @@ CLI::Validator integer(int64_t low, int64_t high, const std::string& range) {
 }
 
 }  // namespace
+
+std::optional<int64_t> parse_count(std::string_view text) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 0) return std::nullopt;
+  return value;
+}
 
 void print(const std::string& text) {
   const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();

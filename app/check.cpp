@@ -118,7 +118,7 @@ Run add_check(CLI::App& app, const Context& context) {
       "  diffuse check config.yaml --set diffusion.target=velocity --data none\n"
       "  diffuse check config.yaml --data full          decodes every picture");
   const auto flags = std::make_shared<CheckFlags>();
-  app.add_option("CONFIG", flags->config, "config file (YAML)")->required();
+  app.add_option("CONFIG", flags->config, "config file (YAML)")->required()->check(not_empty());
   add_set_option(app, flags->set);
   app.add_option("--data", flags->data, "how far the pictures are read")
       ->type_name("none|headers|full")

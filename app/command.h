@@ -3,7 +3,9 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -51,6 +53,9 @@ CLI::Validator at_least(int64_t low);
 CLI::Validator between(int64_t low, int64_t high);
 /// A script's unset variable must not mean the default.
 CLI::Validator not_empty();
+
+/// The whole of `text` as an integer of at least 0; none when it is none.
+std::optional<int64_t> parse_count(std::string_view text);
 
 /// "3h50m", "90s", "2d", "45" (seconds) -> seconds; none when it is no duration.
 std::optional<int64_t> parse_duration(const std::string& text);

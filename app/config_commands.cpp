@@ -46,7 +46,9 @@ Run add_config(CLI::App& app, const Context& context) {
     std::vector<std::string> set;
   };
   const auto flags = std::make_shared<Flags>();
-  resolve->add_option("CONFIG", flags->config, "config file (YAML)")->required();
+  resolve->add_option("CONFIG", flags->config, "config file (YAML)")
+      ->required()
+      ->check(not_empty());
   add_set_option(*resolve, flags->set);
 
   return [=, &app, &context] {

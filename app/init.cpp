@@ -44,16 +44,18 @@ int run_init(const InitFlags& flags) {
   LoadedConfig loaded = load_config_text(preset_text(flags.preset), flags.preset, ".", {});
   loaded.config.run.name = run_name(flags.folder, loaded.config.run.name);
   loaded.config.data.path = flags.data;  // as given: relative to the new config's folder
+  const std::string text =
+      "# yaml-language-server: $schema=./diffuse.schema.json\n"
+      "# Every key with its help. Made from the preset '" +
+      flags.preset + "'; a key that is left out has its default.\n\n" +
+      write_config(loaded.config, true);
+  load_config_text(text, config.string(), flags.folder, {});  // what a config cannot say is refused
   std::error_code error;
   fs::create_directories(flags.folder, error);
   if (error)
     throw Error(Exit::run_folder, "cannot create folder " + flags.folder + ": " + error.message());
   write_file_atomic(schema, config_schema());
-  write_file_atomic(config,
-                    "# yaml-language-server: $schema=./diffuse.schema.json\n"
-                    "# Every key with its help. Made from the preset '" +
-                        flags.preset + "'; a key that is left out has its default.\n\n" +
-                        write_config(loaded.config, true));
+  write_file_atomic(config, text);
   log::info("wrote " + config.string() + " and " + schema.string());
   log::info("next: put pictures into " +
             (fs::path(flags.folder) / flags.data).lexically_normal().string() +
@@ -75,14 +77,17 @@ Run add_init(CLI::App& app, const Context&) {
     names.emplace_back(kPresets[i].name);
     list += (list.empty() ? "" : "|") + names.back();
   }
-  app.add_option("DIR", flags->folder, "folder, made if missing")->capture_default_str();
+  app.add_option("DIR", flags->folder, "folder, made if missing")
+      ->capture_default_str()
+      ->check(not_empty());
   app.add_option("--preset", flags->preset, "what the values start from")
       ->type_name(list)
       ->check(one_of(names))
       ->capture_default_str();
   app.add_option("--data", flags->data, "data.path of the config, relative to DIR")
       ->type_name("DIR")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(not_empty());
   return [flags] { return run_init(*flags); };
 }
 

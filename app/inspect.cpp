@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "base/files.h"
+#include "base/text.h"
 #include "command.h"
 #include "data/dataset.h"
 #include "data/image.h"
@@ -76,14 +77,22 @@ Json inspect_checkpoint(const fs::path& path) {
   return out;
 }
 
+Json checkpoint_names(const fs::path& folder) {
+  Json out = Json::array();
+  for (const fs::path& checkpoint : list_checkpoints(folder))
+    out.push_back(checkpoint.filename().string());
+  return out;
+}
+
 Json inspect_run(const fs::path& path) {
   Json out{{"kind", "run"}, {"path", path.string()}};
-  if (const Json status = read_json(path / "status.json"); status.is_object())
+  if (Json status = read_json(path / "status.json"); status.is_object()) {
+    // A killed process cannot say that it has ended; the kernel has freed its lock.
+    if (status.value("state", "") == "running" && !is_locked(path / "run.lock"))
+      status["state"] = "killed (it was running, and no process holds the folder)";
     out["status"] = status;
-  Json checkpoints = Json::array();
-  for (const fs::path& checkpoint : list_checkpoints(path / "checkpoints"))
-    checkpoints.push_back(checkpoint.filename().string());
-  out["checkpoints"] = checkpoints;
+  }
+  out["checkpoints"] = checkpoint_names(path / "checkpoints");
   if (fs::exists(path / "metrics.jsonl")) {
     const std::vector<MetricRow> rows = read_metrics(path / "metrics.jsonl");
     if (!rows.empty()) {
@@ -161,24 +170,25 @@ Json inspect(const fs::path& path) {
   std::error_code error;
   if (!fs::exists(path, error)) throw Error(Exit::data, path.string() + " does not exist");
   if (!fs::is_directory(path)) return inspect_file(path);
-  if (fs::exists(path / "MANIFEST.json")) return inspect_checkpoint(path);
+  // Without its manifest it is still meant as one: the message says what is missing.
+  if (fs::exists(path / "MANIFEST.json") || fs::exists(path / "model.safetensors"))
+    return inspect_checkpoint(path);
   if (fs::exists(path / "config.resolved.yaml") || fs::is_directory(path / "checkpoints"))
     return inspect_run(path);
+  if (const Json checkpoints = checkpoint_names(path); !checkpoints.empty())
+    return {{"kind", "checkpoints"}, {"path", path.string()}, {"checkpoints", checkpoints}};
   return inspect_data(path);
 }
 
 /// One "name: value" a line, nested values indented.
 void append_text(const Json& value, size_t depth, std::string& out) {
   for (const auto& [name, item] : value.items()) {
-    out += std::string(2 * depth, ' ') + (value.is_array() ? "-" : name + ":");
+    out += std::string(2 * depth, ' ') + (value.is_array() ? "-" : printable(name, true) + ":");
     if (item.is_structured()) {
       out += item.empty() ? " none\n" : "\n";
       append_text(item, depth + 1, out);
     } else if (item.is_string()) {
-      out += " ";
-      for (const char c : item.get<std::string>())  // nothing in a file may steer the terminal
-        out += static_cast<unsigned char>(c) < 0x20 || c == 0x7F ? '?' : c;
-      out += "\n";
+      out += " " + printable(item.get<std::string>(), true) + "\n";
     } else {
       out += " " + item.dump() + "\n";
     }
@@ -199,7 +209,7 @@ Run add_inspect(CLI::App& app, const Context&) {
     bool json = false;
   };
   const auto flags = std::make_shared<Flags>();
-  app.add_option("PATH", flags->path, "what to look at")->required();
+  app.add_option("PATH", flags->path, "what to look at")->required()->check(not_empty());
   app.add_flag("--json", flags->json, "JSON on stdout");
   return [flags] {
     const Json found = inspect(flags->path);

@@ -13,6 +13,7 @@ struct SampleFlags {
   std::string grid;
   bool clip = false;
   bool no_clip = false;
+  std::string seed;
 };
 
 }  // namespace
@@ -27,7 +28,8 @@ Run add_sample(CLI::App& app, const Context& context) {
   const auto flags = std::make_shared<SampleFlags>();
   SampleRequest& r = flags->request;
   app.add_option("CKPT", r.checkpoint, "checkpoint, or run folder: its newest checkpoint")
-      ->required();
+      ->required()
+      ->check(not_empty());
   CLI::Option* count =
       app.add_option("-n,--count", r.count, "how many pictures [default: 64, or all of --grid]")
           ->type_name("N")
@@ -49,9 +51,9 @@ Run add_sample(CLI::App& app, const Context& context) {
       app.add_flag("--clip", flags->clip, "clip the estimate of the picture to [-1, 1]");
   CLI::Option* no_clip =
       app.add_flag("--no-clip", flags->no_clip, "do not [default: as the config says]");
-  app.add_option("--seed", r.seed, "seed; picture i depends on (seed, i) alone")
+  app.add_option("--seed", flags->seed, "seed; picture i depends on (seed, i) alone")
       ->type_name("N")
-      ->check(at_least(0))
+      ->check(not_empty())
       ->envname("DIFFUSE_SEED");
   app.add_option("--class", r.label, "class number or name, or all: in turn")
       ->type_name("CLASS")
@@ -82,11 +84,21 @@ Run add_sample(CLI::App& app, const Context& context) {
   return [flags, count, grid, clip, no_clip, &context] {
     SampleRequest& request = flags->request;
     request.global = context.global;
-    // Not as a validator: those also see the environment of a `diffuse train`.
+    // Not as validators: those also see the environment of a `diffuse train`.
+    const auto source = [&](const char* option, const char* variable) {
+      return is_typed(context, option) ? std::string() : std::string(" (from ") + variable + ")";
+    };
     if (!parse_device(request.device))
       throw Error(Exit::usage,
                   "--device must be auto, cpu, cuda or cuda:N, got '" + request.device + "'" +
-                      (is_typed(context, "--device") ? "" : " (from DIFFUSE_DEVICE)"));
+                      source("--device", "DIFFUSE_DEVICE"));
+    if (!flags->seed.empty()) {
+      request.seed = parse_count(flags->seed);
+      if (!request.seed)
+        throw Error(Exit::usage,
+                    "--seed must be an integer of at least 0, got '" + flags->seed + "'" +
+                        source("--seed", "DIFFUSE_SEED"));
+    }
     if (clip->count() > 0 && no_clip->count() > 0)
       throw Error(Exit::usage, "--clip and --no-clip exclude each other");
     if (clip->count() > 0) request.clip = true;

@@ -72,9 +72,10 @@ TrainRequest make_request(const TrainFlags& flags, const Context& context) {
   if (!flags.stop_after.empty()) {
     const auto seconds = parse_duration(flags.stop_after);
     if (!seconds || *seconds == 0)
-      throw Error(
-          Exit::usage,
-          "--stop-after must be a duration like 3h50m, 90m or 2d, got '" + flags.stop_after + "'");
+      throw Error(Exit::usage,
+                  "--stop-after must be a duration like 3h50m, 90m or 2d, got '" +
+                      flags.stop_after + "'" +
+                      (is_typed(context, "--stop-after") ? "" : " (from DIFFUSE_STOP_AFTER)"));
     request.stop_after_seconds = *seconds;
   }
   // Later ones win: the environment gives way to --set, which gives way to a typed shortcut.
@@ -110,7 +111,7 @@ Run add_train(CLI::App& app, const Context& context) {
       "  diffuse train c.yaml --run-dir runs/a          again: goes on where it stopped\n"
       "  diffuse train c.yaml --dry-run                 one step, nothing written");
   const auto flags = std::make_shared<TrainFlags>();
-  app.add_option("CONFIG", flags->config, "config file (YAML)")->required();
+  app.add_option("CONFIG", flags->config, "config file (YAML)")->required()->check(not_empty());
   add_set_option(app, flags->set);
   for (size_t i = 0; i < std::size(kShortcuts); ++i) {
     CLI::Option* option = app.add_option(kShortcuts[i].option,

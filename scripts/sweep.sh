@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Trains every combination of schedules x targets x weightings, each in its own run folder. Run it again to go
-# on: finished arms are skipped, interrupted ones resume. With more steps, finished ones go on too.
+# on: finished arms are skipped, interrupted ones resume. With more steps, finished ones go on too (where the learning
+# rate decays, the length is part of the maths: add --allow-change train.steps).
 set -euo pipefail
 
 usage() {
@@ -21,7 +22,10 @@ mode=all arm=''
 while (($#)); do
   case $1 in
     --count | --list | --table) mode=${1#--} ;;
-    --arm) mode=arm arm=${2:?--arm needs a number} && shift ;;
+    --arm)
+      (($# > 1)) || { usage >&2 && exit 2; }
+      mode=arm arm=$2 && shift
+      ;;
     -h | --help) usage && exit 0 ;;
     -*) usage >&2 && exit 2 ;;
     *) break ;;
@@ -43,6 +47,8 @@ for schedule in "${schedules[@]}"; do
     done
   done
 done
+
+((${#arms[@]})) || { echo 'error: no arms: SCHEDULES, TARGETS and WEIGHTINGS need a name each' >&2 && exit 2; }
 
 # The value of KEY in a flat JSON text on stdin.
 json_value() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",}]*\).*/\1/p" | head -n 1; }
@@ -66,7 +72,7 @@ table() {
 # itself; the others may have been sent to this script alone.
 stop=0 running=''
 trap 'stop=130' INT
-trap 'stop=75; [[ -z $running ]] || kill -TERM "$running" 2>/dev/null || true' TERM USR1
+trap 'stop=75; [[ -z $running ]] || kill -TERM "$running" 2>/dev/null || true' TERM USR1 HUP
 
 # Runs a command and returns its exit code. It is waited for in a way that lets a signal through meanwhile.
 run() {

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include <ATen/ATen.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 
 #include "base/files.h"
@@ -60,13 +64,29 @@ Outputs plan_outputs(const SampleRequest& request) {
   for (const fs::path& path : {out.grid, out.trajectory, out.singles}) {
     if (path.empty()) continue;
     std::error_code error;
-    if (!request.force && fs::exists(path, error))
+    const bool folder_wanted = path == out.singles;
+    const bool empty_folder = fs::is_directory(path, error) && fs::is_empty(path, error);
+    if (!request.force && fs::exists(path, error) && !(folder_wanted && empty_folder))
       throw Error(Exit::run_folder, path.string() + " exists; choose another --out or add --force");
-    const fs::path folder = path == out.singles ? path : path.parent_path();
-    if (!folder.empty()) fs::create_directories(folder, error);
+    if (fs::exists(path, error) && fs::is_directory(path, error) != folder_wanted)
+      throw Error(Exit::run_folder,
+                  path.string() + (folder_wanted ? " is no folder" : " is a folder") +
+                      "; choose another --out");
+    // Found out now rather than after hours of drawing.
+    fs::path folder = folder_wanted ? path : path.parent_path();
+    if (folder.empty()) folder = ".";
+    fs::create_directories(folder, error);
     if (error)
       throw Error(Exit::run_folder,
                   "cannot create folder " + folder.string() + ": " + error.message());
+    const fs::path probe = folder / (".diffuse-" + std::to_string(::getpid()));
+    const int file = ::open(probe.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (file < 0)
+      throw Error(Exit::run_folder,
+                  "cannot write to folder " + folder.string() + ": " + std::strerror(errno) +
+                      "; choose another --out");
+    ::close(file);
+    ::unlink(probe.c_str());
   }
   return out;
 }
@@ -119,7 +139,8 @@ std::vector<int64_t> choose_labels(const SampleRequest& request, const Checkpoin
     const auto parsed = std::from_chars(request.label.data(), end, label);
     if (parsed.ec != std::errc() || parsed.ptr != end || label < 0 || label >= info.num_classes) {
       std::string names;
-      for (const std::string& name : info.class_names) names += (names.empty() ? "" : ", ") + name;
+      for (const std::string& name : info.class_names)
+        names += (names.empty() ? "" : ", ") + printable(name, true);
       throw Error(Exit::usage,
                   "--class must be one of " + names + " (or 0.." +
                       std::to_string(info.num_classes - 1) + ", or all), got '" + request.label +
@@ -190,6 +211,8 @@ int run_sample(const SampleRequest& request) {
         [&] { return draw(network, network.layout().views(flat), wanted); });
   }
   if (!drawing) {
+    std::error_code ignored;
+    if (!outputs.singles.empty()) fs::remove(outputs.singles, ignored);  // only if it is empty
     log::warn("stopped: no picture was written");
     return static_cast<int>(signals.stop());
   }

@@ -220,6 +220,9 @@ bool train_in_folder(Session& session,
     session.write_status("running", std::nullopt);
   };
   const auto stopping = [&] { return session.stopping(); };
+  const auto grid_path = [&](int64_t step) {
+    return folder.samples() / ("step-" + zero_padded(step, 9) + ".png");
+  };
   const auto save_grid = [&](const TrainState& s) {
     const auto grid = draw_grid(
         config,
@@ -230,7 +233,11 @@ bool train_in_folder(Session& session,
           log.show(s.step, "drawing a grid " + std::to_string(100 * done / total) + "%");
         },
         stopping);
-    if (!grid) return;
+    if (!grid) {
+      log::warn("the grid of step " + std::to_string(s.step) +
+                " was not finished; diffuse sample draws one from the checkpoint");
+      return;
+    }
     try {
       const std::string how =
           describe_drawing(config,
@@ -239,9 +246,7 @@ bool train_in_folder(Session& session,
                             .first = 0,
                             .count = config.sample.grid[0] * config.sample.grid[1],
                             .label = ""});
-      write_png(folder.samples() / ("step-" + zero_padded(s.step, 9) + ".png"),
-                *grid,
-                {{"diffuse", how}});
+      write_png(grid_path(s.step), *grid, {{"diffuse", how}});
     } catch (const Error& e) {
       log::warn(std::string("no sample grid: ") + e.what());
     }
@@ -273,8 +278,19 @@ bool train_in_folder(Session& session,
   };
   const auto stop = [&] { return session.stopping() || session.out_of_time(); };
   update_status();
+  // A grid comes after its step's checkpoint: one that a stop or a kill prevented is made up for.
+  const auto grid_due_at = every(config.sample.every_steps);
+  if (session.own_start() && grid_due_at(state.step) && !fs::exists(grid_path(state.step)))
+    log.clock().pause([&] { save_grid(state); });
   // Out of time before the first step: it is made all the same, or a loop around this never ends.
-  const bool finished = !session.stopping() && train(state, setup, batches, actions, stop);
+  bool finished = false;
+  try {
+    finished = !session.stopping() && train(state, setup, batches, actions, stop);
+  } catch (const Error& e) {
+    // The pictures failed, not the weights: what was trained so far is kept.
+    if (e.code == Exit::data && state.step > 0) saver.save(state, true);
+    throw;
+  }
   if (state.step > 0) saver.save(state, true);
   update_status();
   return finished;
@@ -307,6 +323,7 @@ int run_session(Session& session) {
       session.folder.emplace(RunFolder::create(config.run.root, config.run.name));
     write_record(session);
   }
+  if (!session.start && session.folder) session.folder->set_aside_metrics();
   report_skipped_files(session, data);
   const UNet network = make_network(config, num_classes);
   const Objective objective(config.diffusion, session.device);
@@ -332,7 +349,13 @@ int run_session(Session& session) {
             session.folder->path().string() + ": " + std::to_string(data.size()) + " pictures, " +
             std::to_string(network.parameter_count()) + " parameters, " + session.device.str() +
             (session.bf16 ? " bf16" : ""));
-  const bool finished = train_in_folder(session, state, setup, info, batches);
+  bool finished = false;
+  try {
+    finished = train_in_folder(session, state, setup, info, batches);
+  } catch (...) {
+    report_skipped_files(session, data);
+    throw;
+  }
   report_skipped_files(session, data);
   const Exit code =
       finished ? Exit::ok : (session.stopping() ? session.signals.stop() : Exit::stopped);
@@ -365,12 +388,13 @@ int run_train(const TrainRequest& request) {
   // numbered one is made when the data has been read, so that bad data leaves no empty folder.
   if (!request.dry_run && !request.run_dir.empty())
     session.folder.emplace(RunFolder::open(request.run_dir, request.resume != "never"));
-  if (!named && find_start(session)) {
+  const bool nothing_to_do = !named && find_start(session);
+  if (const auto own = session.own_start())
+    session.status.last_checkpoint = fs::relative(*own, session.folder->path()).string();
+  if (nothing_to_do) {
     session.write_status("finished", 0);
     return 0;
   }
-  if (const auto own = session.own_start())
-    session.status.last_checkpoint = fs::relative(*own, session.folder->path()).string();
   session.device = pick_device(session.config.train.device);
   session.bf16 = set_precision(session.config.train.precision, session.device);
   const int64_t rows = session.config.train.micro_batch.value_or(session.config.train.batch);

@@ -147,12 +147,11 @@ Saver::Saver(const Config& config,
              const TrainState& state,
              const std::optional<std::filesystem::path>& start)
     : options_(config.checkpoint),
-      run_folder_(folder.path()),
-      folder_(folder.checkpoints()),
+      folder_(folder),
       network_(network),
       info_(std::move(info)),
       saved_step_(start ? state.step : -1) {
-  if (start) last_ = std::filesystem::relative(*start, run_folder_).string();
+  if (start) last_ = std::filesystem::relative(*start, folder_.path()).string();
 }
 
 bool Saver::overdue() const {
@@ -162,14 +161,15 @@ bool Saver::overdue() const {
 void Saver::save(const TrainState& state, bool must) {
   if (saved_step_ == state.step) return;
   clock_.restart();
+  folder_.check_still_there();
   try {
-    const auto path =
-        save_state(folder_, state, network_.layout(), info_, options_.verify_after_write);
+    const auto path = save_state(
+        folder_.checkpoints(), state, network_.layout(), info_, options_.verify_after_write);
     saved_step_ = state.step;
     failures_ = 0;
-    last_ = std::filesystem::relative(path, run_folder_).string();
+    last_ = std::filesystem::relative(path, folder_.path()).string();
     log::debug("saved " + path.string());
-    prune_checkpoints(folder_, options_.keep_last, options_.keep_every_steps);
+    prune_checkpoints(folder_.checkpoints(), options_.keep_last, options_.keep_every_steps);
   } catch (const Error& e) {
     if (e.code != Exit::write || must || ++failures_ >= 3) throw;
     log::warn(std::string(e.what()) +

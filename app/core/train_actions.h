@@ -94,7 +94,7 @@ class Saver {
         const std::optional<std::filesystem::path>& start);
 
   /// Saves unless this very step is saved. With `must`, a failure is not put off. Throws
-  /// Error{write}.
+  /// Error{write}, and Error{run_folder} when the run folder has gone.
   void save(const TrainState& state, bool must);
   /// checkpoint.every_minutes have passed since the last save.
   bool overdue() const;
@@ -103,8 +103,7 @@ class Saver {
 
  private:
   const CheckpointOptions& options_;
-  std::filesystem::path run_folder_;
-  std::filesystem::path folder_;
+  const RunFolder& folder_;
   const UNet& network_;
   CheckpointInfo info_;
   int64_t saved_step_;

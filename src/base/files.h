@@ -42,6 +42,9 @@ void write_new_file(const std::filesystem::path& path,
                     std::span<const std::span<const std::byte>> parts);
 void fsync_folder(const std::filesystem::path& folder);
 
+/// Whether a process holds the lock of FileLock on `path`.
+bool is_locked(const std::filesystem::path& path);
+
 /// Holds `path` locked (flock) until destroyed; the kernel frees it when the process dies. Throws
 /// Error{run_folder} naming the holder's pid, host and start time when another process has it.
 class FileLock {
@@ -50,6 +53,9 @@ class FileLock {
   ~FileLock();
   FileLock(const FileLock&) = delete;
   FileLock& operator=(const FileLock&) = delete;
+
+  /// Whether `path` is still the locked file: false when it was moved or removed meanwhile.
+  bool is_at(const std::filesystem::path& path) const;
 
  private:
   int fd_ = -1;

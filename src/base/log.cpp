@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/text.h"
 
 namespace diffuse::log {
 namespace {
@@ -36,21 +37,6 @@ State& state() {
   return s;
 }
 
-/// File names are others' text: their control characters must neither reach a terminal nor forge a
-/// line.
-std::string printable(const std::string& text) {
-  static constexpr char digits[] = "0123456789abcdef";
-  std::string out;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if ((byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7f)
-      out += {'\\', 'x', digits[byte >> 4], digits[byte & 15]};
-    else
-      out += c;
-  }
-  return out;
-}
-
 void write_to_file(State& s, spdlog::level::level_enum level, const std::string& message) {
   constexpr size_t kMostEarly = 1000;
   if (s.file)
@@ -60,7 +46,7 @@ void write_to_file(State& s, spdlog::level::level_enum level, const std::string&
 }
 
 void write(spdlog::level::level_enum level, const char* prefix, const std::string& text) {
-  const std::string message = printable(text);
+  const std::string message = printable(text, false);
   State& s = state();
   const std::lock_guard lock(s.mutex);
   if (s.screen->should_log(level)) {
@@ -124,7 +110,7 @@ void error(const std::string& message) { write(spdlog::level::err, "error: ", me
 
 void remember(const std::string& warning) {
   const std::lock_guard lock(state().mutex);
-  write_to_file(state(), spdlog::level::warn, printable(warning));
+  write_to_file(state(), spdlog::level::warn, printable(warning, false));
 }
 
 }  // namespace diffuse::log

@@ -32,7 +32,8 @@ void on_stop(int signal) {
     if (signal != SIGINT) _exit(code);
     // Ends by the signal itself, so that a shell's loop ends, too.
     ::signal(SIGINT, SIG_DFL);
-    ::raise(SIGINT);
+    ::raise(SIGINT);  // pending until this handler returns
+    return;
   }
   g_stop_time = now_seconds();
   g_stop = code;

@@ -24,6 +24,20 @@ bool is_folder_name(std::string_view name) {
   });
 }
 
+std::string printable(std::string_view text, bool one_line) {
+  static constexpr char digits[] = "0123456789abcdef";
+  std::string out;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    const bool layout = !one_line && (c == '\n' || c == '\t');
+    if ((byte < 0x20 && !layout) || byte == 0x7f)
+      out += {'\\', 'x', digits[byte >> 4], digits[byte & 15]};
+    else
+      out += c;
+  }
+  return out;
+}
+
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);
   std::tm utc{};

@@ -17,6 +17,10 @@ std::string shortest(double value);
 /// Whether `name` can name a new folder that is not hidden: no '/' and no control characters.
 bool is_folder_name(std::string_view name);
 
+/// Others' text (file names, reasons) for a message or a terminal: control characters as \xNN. On
+/// one line, so are line breaks and tabs: a file name must not forge a line.
+std::string printable(std::string_view text, bool one_line);
+
 /// The time now as "2026-11-22T09:30:00Z".
 std::string utc_now();
 

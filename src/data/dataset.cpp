@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "data/parallel.h"
 
 namespace diffuse {
@@ -55,7 +56,7 @@ struct Dataset::Impl {
   }
 
   void log_bad(const std::string& file, const std::string& reason) {
-    if (logged < kMostLogged) log::warn("skipped picture " + file + ": " + reason);
+    if (logged < kMostLogged) log::warn("skipped picture " + printable(file + ": " + reason, true));
     if (logged == kMostLogged) log::warn("further skipped pictures are not named here");
     ++logged;
   }
@@ -181,9 +182,12 @@ void refuse_bad(const DataOptions& options, const std::vector<SkippedFile>& skip
   if (options.on_bad_image != BadImage::fail) return;
   for (const SkippedFile& s : skipped)
     if (s.picture)
-      throw Error(Exit::data,
-                  "bad picture " + (std::filesystem::path(options.path) / s.path).string() + ": " +
-                      s.reason + "\nMend or remove it, or set data.on_bad_image to 'skip'.");
+      throw Error(
+          Exit::data,
+          "bad picture " +
+              printable((std::filesystem::path(options.path) / s.path).string() + ": " + s.reason,
+                        true) +
+              "\nMend or remove it, or set data.on_bad_image to 'skip'.");
 }
 
 void require_classes(const DataOptions& options, const std::vector<std::string>& label_names) {

@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "data/dataset.h"
 #include "data/jpeg.h"
 #include "data/parallel.h"
@@ -121,7 +122,8 @@ class Walk {
     // A class folder that is left out unseen would train another model than the one asked for.
     if (error)
       throw Error(Exit::data,
-                  "cannot read folder " + (root_ / folder).string() + ": " + error.message());
+                  "cannot read folder " + printable((root_ / folder).string(), true) + ": " +
+                      error.message() + "; mend its rights, or move it away");
   }
 
   void skip(const std::string& path, const std::string& reason, bool picture = false) {
@@ -290,7 +292,7 @@ std::string list_skipped(const std::vector<SkippedFile>& skipped, size_t most) {
                      : skipped.size() > most ? " files, the first:"
                                              : " files:");
   for (size_t i = 0; i < std::min(skipped.size(), most); ++i)
-    out += "\n  " + skipped[i].path + ": " + skipped[i].reason;
+    out += "\n  " + printable(skipped[i].path + ": " + skipped[i].reason, true);
   return out;
 }
 

@@ -239,6 +239,27 @@ void RunFolder::write_status(const RunStatus& status) {
   written_at_ = now;
 }
 
+void RunFolder::set_aside_metrics() const {
+  std::error_code error;
+  if (fs::file_size(metrics(), error) == 0 || error) return;
+  fs::path aside = path_ / "metrics-before.jsonl";
+  for (int i = 2; fs::exists(aside); ++i)
+    aside = path_ / ("metrics-before-" + std::to_string(i) + ".jsonl");
+  fs::rename(metrics(), aside, error);
+  if (error) fail("cannot rename " + metrics().string() + ": " + error.message());
+  log::warn(path_.string() +
+            " has no checkpoint: training begins at step 0, and the metrics of before are now " +
+            aside.filename().string());
+}
+
+void RunFolder::check_still_there() const {
+  if (!lock_->is_at(path_ / kLock))
+    throw Error(Exit::run_folder,
+                path_.string() +
+                    " was moved or removed while it was in use; put it back and run the same "
+                    "command again");
+}
+
 void RunFolder::write_data_report(
     const std::vector<std::pair<std::string, std::string>>& skipped) const {
   std::string lines;

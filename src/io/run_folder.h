@@ -62,6 +62,14 @@ class RunFolder {
   /// Throws Error{run_folder}.
   void write_record(const RunRecord& record) const;
 
+  /// For a run that begins at step 0 in a folder that has been used: its metrics.jsonl is renamed,
+  /// with a warning. Throws Error{run_folder}.
+  void set_aside_metrics() const;
+
+  /// Throws Error{run_folder} when the folder was moved or removed meanwhile: what is written would
+  /// go elsewhere.
+  void check_still_there() const;
+
   /// Replaces status.json; at most once a second unless the state, the last checkpoint or the exit
   /// code changed. A failure (disk full) warns once: it must not stop a run.
   void write_status(const RunStatus& status);

@@ -111,6 +111,11 @@ std::vector<std::string> UNetOptions::problems(int64_t image_channels,
   for (const int64_t m : channel_mult)
     if (std::find(widths.begin(), widths.end(), base_channels * m) == widths.end())
       widths.push_back(base_channels * m);
+  constexpr int64_t kWidest = 16384;  // its 3 x 3 convolutions alone have 2.4e9 weights
+  if (const int64_t widest = *std::max_element(widths.begin(), widths.end()); widest > kWidest)
+    out.push_back("a level has " + text(widest) +
+                  " channels (model.base_channels times its model.channel_mult), more than " +
+                  text(kWidest));
   for (const int64_t w : widths) {
     if (w % norm_groups == 0) continue;
     out.push_back("a level has " + text(w) + " channels, which model.norm_groups " +

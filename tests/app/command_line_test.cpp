@@ -540,5 +540,58 @@ TEST(Completion, ScriptsParseAndComplete) {
   EXPECT_EQ(completed("diffuse train etc/os-rel"), "etc/os-release\n");
 }
 
+TEST(CommandLine, AnEmptyArgumentIsNamed) {
+  for (const char* command : {"train", "sample", "check", "inspect", "init"}) {
+    const Outcome outcome = diffuse({command, ""});
+    EXPECT_EQ(outcome.exit, 2) << command;
+    EXPECT_NE(outcome.err.find("must not be empty"), std::string::npos) << outcome.err;
+  }
+}
+
+TEST(CommandLine, AVariableOfOneCommandDoesNotStopOthers) {
+  for (const char* variable : {"DIFFUSE_SEED", "DIFFUSE_DEVICE"}) {
+    const std::map<std::string, std::string> environment{{variable, "bogus"}};
+    EXPECT_EQ(diffuse({"check", kDigits, "--data", "none"}, environment).exit, 0);
+    const Outcome sample = diffuse({"sample", "x"}, environment);
+    EXPECT_EQ(sample.exit, 2);
+    EXPECT_NE(sample.err.find(variable), std::string::npos) << sample.err;
+  }
+}
+
+TEST(CommandLine, FileNamesCannotForgeLines) {
+  const TempFolder folder;
+  write_text(folder / "a\nerror: forged\x1b[2J.png", "no picture");
+  std::filesystem::copy(DIFFUSE_SOURCE_DIR "/data/digits/3", folder / "ok\x1b[31m");
+  write_text(folder / "c.yaml",
+             "version: 1\ndata: {path: ., size: 8, channels: 1, max_bad_fraction: 0.5}\n"
+             "model: {channel_mult: [1, 2], attention_at: []}\n");
+  for (const char* data : {"headers", "full"}) {
+    const Outcome checked = diffuse({"check", folder / "c.yaml", "--data", data});
+    EXPECT_EQ(checked.exit, 0) << checked.err;
+    for (const std::string& text : {checked.out, checked.err}) {
+      EXPECT_EQ(text.find('\x1b'), std::string::npos) << text;
+      EXPECT_EQ(text.find("\nerror: forged"), std::string::npos) << text;
+    }
+    EXPECT_NE(checked.out.find("a\\x0aerror: forged\\x1b[2J.png"), std::string::npos)
+        << checked.out;
+  }
+  const Outcome inspected = diffuse({"inspect", folder.path()});
+  EXPECT_EQ(inspected.exit, 0) << inspected.err;
+  EXPECT_EQ(inspected.out.find('\x1b'), std::string::npos) << inspected.out;
+}
+
+TEST(Check, AWidthThatNoMachineHoldsIsRefused) {
+  const Outcome outcome = diffuse({"check",
+                                   kDigits,
+                                   "--data",
+                                   "none",
+                                   "--set",
+                                   "model.base_channels=1024",
+                                   "--set",
+                                   "model.channel_mult=[1,64]"});
+  EXPECT_EQ(outcome.exit, 3);
+  EXPECT_NE(outcome.err.find("65536 channels"), std::string::npos) << outcome.err;
+}
+
 }  // namespace
 }  // namespace diffuse::test
