@@ -10,6 +10,9 @@
 namespace diffuse {
 namespace {
 
+/// A weight w on |eps - eps_hat|^2 = SNR |x0 - x0_hat|^2.
+Weight on_eps(double snr, double w) { return {.on_x0 = snr * w, .published = w}; }
+
 struct Simple {  // L_simple: Ho et al. 2020, eq. 14, for whatever the network predicts
   void fields(Fields&) {}
   Weight operator()(const WeightQuery& q) const {
@@ -20,9 +23,7 @@ struct Simple {  // L_simple: Ho et al. 2020, eq. 14, for whatever the network p
 
 struct Snr {  // |eps - eps_hat|^2 = SNR |x0 - x0_hat|^2: Salimans & Ho 2022, eq. 9
   void fields(Fields&) {}
-  Weight operator()(const WeightQuery& q) const {
-    return {.on_x0 = q.chain.snr(q.t), .published = 1};
-  }
+  Weight operator()(const WeightQuery& q) const { return on_eps(q.chain.snr(q.t), 1); }
 };
 
 struct MinSnr {  // Hang et al. 2023, sec. 3.4
@@ -31,6 +32,70 @@ struct MinSnr {  // Hang et al. 2023, sec. 3.4
   Weight operator()(const WeightQuery& q) const {
     const double snr = q.chain.snr(q.t);
     return {.on_x0 = std::min(snr, gamma), .published = snr <= gamma ? 1 : gamma / snr};
+  }
+};
+
+struct SoftMinSnr {  // 1 / (sigma^2 + sigma_d^2) with sigma^2 = 1/SNR and gamma = 1/sigma_d^2: a
+                     // smooth min(SNR, gamma), as k-diffusion weighs
+  double gamma = 4;
+  void fields(Fields& f) {
+    f(gamma, "gamma", "what the weight on x0 tends to at low noise; 4 is sigma_data 0.5").above(0);
+  }
+  Weight operator()(const WeightQuery& q) const {
+    const double snr = q.chain.snr(q.t);
+    return on_eps(snr, gamma / (snr + gamma));
+  }
+};
+
+struct TruncatedSnr {  // max(SNR, 1) on x0: Salimans & Ho 2022, sec. 4
+  void fields(Fields&) {}
+  Weight operator()(const WeightQuery& q) const {
+    const double snr = q.chain.snr(q.t);
+    return {.on_x0 = std::max(snr, 1.0), .published = std::max(1.0, 1 / snr)};
+  }
+};
+
+struct P2 {  // Choi et al. 2022, eq. 8
+  double gamma = 1;
+  double k = 1;
+  void fields(Fields& f) {
+    f(gamma, "gamma", "strength: 0 is snr").at_least(0).at_most(10);
+    f(k, "k", "added to the signal-to-noise ratio").above(0);
+  }
+  Weight operator()(const WeightQuery& q) const {
+    const double snr = q.chain.snr(q.t);
+    return on_eps(snr, std::pow(k + snr, -gamma));
+  }
+};
+
+struct Debiased {  // 1/sqrt(SNR) on epsilon: Yu et al. 2023, "Debias the training of diffusion
+                   // models"
+  void fields(Fields&) {}
+  Weight operator()(const WeightQuery& q) const {
+    const double root = std::sqrt(q.chain.snr(q.t));
+    return {.on_x0 = root, .published = 1 / root};
+  }
+};
+
+struct Edm {  // lambda(sigma) = (sigma^2 + sigma_d^2) / (sigma sigma_d)^2 on x0, sigma^2 = 1/SNR:
+              // Karras et al. 2022, Table 1; its density of sigma is a time sampler
+  double sigma_data = 0.5;
+  void fields(Fields& f) { f(sigma_data, "sigma_data", "standard deviation of the data").above(0); }
+  Weight operator()(const WeightQuery& q) const {
+    const double snr = q.chain.snr(q.t);
+    const double inverse = 1 / (sigma_data * sigma_data);
+    return {.on_x0 = snr + inverse, .published = 1 + inverse / snr};
+  }
+};
+
+struct Sigmoid {  // sigmoid(bias - log SNR) on epsilon: Kingma & Gao 2023; Hoogeboom et al. 2024
+  double bias = 0;
+  void fields(Fields& f) {
+    f(bias, "bias", "log SNR at which the weight on epsilon is a half").at_least(-50).at_most(50);
+  }
+  Weight operator()(const WeightQuery& q) const {
+    const double snr = q.chain.snr(q.t);
+    return on_eps(snr, 1 / (1 + snr * std::exp(-bias)));
   }
 };
 
@@ -55,6 +120,16 @@ const Weighting::Table& weightings() {
       Weighting::row<Simple>("simple", "1 on the network's own target", "Ho et al. 2020, eq. 14"),
       Weighting::row<Snr>("snr", "SNR on x0, i.e. 1 on epsilon", "Salimans & Ho 2022, eq. 9"),
       Weighting::row<MinSnr>("min_snr", "min(SNR, gamma) on x0", "Hang et al. 2023, section 3.4"),
+      Weighting::row<SoftMinSnr>(
+          "soft_min_snr", "SNR gamma / (SNR + gamma) on x0", "k-diffusion; Hang et al. 2023"),
+      Weighting::row<TruncatedSnr>(
+          "truncated_snr", "max(SNR, 1) on x0", "Salimans & Ho 2022, section 4"),
+      Weighting::row<P2>("p2", "1 / (k + SNR)^gamma on epsilon", "Choi et al. 2022, eq. 8"),
+      Weighting::row<Debiased>("debiased", "1 / sqrt(SNR) on epsilon", "Yu et al. 2023"),
+      Weighting::row<Edm>("edm", "SNR + 1/sigma_data^2 on x0", "Karras et al. 2022, Table 1"),
+      Weighting::row<Sigmoid>("sigmoid",
+                              "sigmoid(bias - log SNR) on epsilon",
+                              "Kingma & Gao 2023; Hoogeboom et al. 2024"),
       Weighting::row<Vlb>(
           "vlb", "the variational bound's own weight, in nats", "Ho et al. 2020, eq. 12"),
   };

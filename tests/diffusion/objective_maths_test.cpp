@@ -161,6 +161,10 @@ TEST(Weighting, GoldenNumbers) {
   EXPECT_NEAR(weight(linear, "min_snr", "velocity", "fixed_small", 100), .524292046, 1e-9);
   EXPECT_NEAR(weight(linear, "min_snr", "velocity", "fixed_small", 250), .521423031, 1e-9);
   EXPECT_NEAR(weight(linear, "min_snr", "velocity", "fixed_small", 500), .0777966584, 1e-10);
+  EXPECT_NEAR(weight(linear, "p2", "epsilon", "fixed_small", 100), .1048584, 1e-7);
+  EXPECT_NEAR(weight(linear, "p2", "epsilon", "fixed_small", 500), .9222033, 1e-7);
+  EXPECT_NEAR(weight(linear, "debiased", "epsilon", "fixed_small", 100), .3422597, 1e-7);
+  EXPECT_NEAR(weight(linear, "debiased", "epsilon", "fixed_small", 999), 157.4073, 1e-4);
 }
 
 TEST(Weighting, EveryRowIsOneErrorOnManyScales) {
@@ -300,9 +304,12 @@ TEST(Check, RefusesExactlyWhatCannotWork) {
                 if (f.error) key = f.key;
               }
               // Without signal x0 = (z - sigma eps) / alpha divides by zero, and so does the
-              // bound's weight on epsilon, beta^2 / (2 sigma^2 alpha (1 - alpha_bar)).
+              // bound's weight on epsilon, beta^2 / (2 sigma^2 alpha (1 - alpha_bar)), as does
+              // every weight on epsilon that grows without end as the SNR falls to 0.
+              const bool endless = w.name == "vlb" || w.name == "truncated_snr" ||
+                                   w.name == "debiased" || w.name == "edm";
               std::string expected;
-              if (zero && w.name == "vlb" && on == WeightOn::network) expected = "weighting";
+              if (zero && endless && on == WeightOn::network) expected = "weighting";
               if (zero && (p.name == "epsilon" || p.name == "score")) expected = "target";
               EXPECT_EQ(key, expected);
               ++(key.empty() ? accepted : refused);

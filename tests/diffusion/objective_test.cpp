@@ -70,6 +70,21 @@ struct Paper {
     if (name == "snr") return epsilon_error(target);  // Salimans & Ho 2022, eq. 9
     if (name == "min_snr")                            // Hang et al. 2023, sec. 3.4
       return std::min(snr, 5.0) / snr * epsilon_error(target);
+    // Karras et al. 2022's noise level of z / alpha, and sigma_data.
+    const double sigma_k = sigma / alpha, sigma_d = 0.5;
+    const double x0_error = epsilon_error(target) / snr;
+    if (name == "soft_min_snr")  // k-diffusion: 1 / (sigma^2 + sigma_d^2) on x0
+      return x0_error / (sigma_k * sigma_k + sigma_d * sigma_d);
+    if (name == "truncated_snr")  // Salimans & Ho 2022, sec. 4: the larger of the two errors
+      return std::max(x0_error, epsilon_error(target));
+    if (name == "p2")  // Choi et al. 2022, eq. 8, with its SNR = 1 / (1 - alpha_bar) - 1
+      return epsilon_error(target) / (1 + (1 / (1 - bar) - 1));
+    if (name == "debiased") return epsilon_error(target) / std::sqrt(snr);  // Yu et al. 2023
+    if (name == "edm")  // lambda(sigma): Karras et al. 2022, Table 1
+      return x0_error * (sigma_k * sigma_k + sigma_d * sigma_d) /
+             (sigma_k * sigma_d * sigma_k * sigma_d);
+    if (name == "sigmoid")  // Kingma & Gao 2023: sigmoid(-lambda)
+      return epsilon_error(target) / (1 + std::exp(std::log(snr)));
     if (name == "vlb")  // Ho et al. 2020, eq. 12
       return beta * beta / (2 * posterior_variance * (1 - beta) * (1 - bar)) *
              epsilon_error(target);
