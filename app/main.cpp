@@ -27,6 +27,8 @@ constexpr Command kCommands[] = {
     {"sample", add_sample},
     {"check", add_check},
     {"inspect", add_inspect},
+    {"schedule", add_schedule},
+    {"explain", add_explain},
     {"config", add_config},
     {"init", add_init},
     {"completion", add_completion},

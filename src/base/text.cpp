@@ -17,6 +17,16 @@ std::string shortest(double value) {
   return {text, std::to_chars(text, text + sizeof(text), value).ptr};
 }
 
+std::string significant(double value, int digits) {
+  char text[32];
+  return {text,
+          std::to_chars(text, text + sizeof(text), value, std::chars_format::general, digits).ptr};
+}
+
+std::string padded(const std::string& text, size_t width) {
+  return std::string(text.size() < width ? width - text.size() : 0, ' ') + text;
+}
+
 bool is_folder_name(std::string_view name) {
   return !name.empty() && name.front() != '.' && std::all_of(name.begin(), name.end(), [](char c) {
     const auto byte = static_cast<unsigned char>(c);

@@ -14,6 +14,12 @@ std::string zero_padded(int64_t value, size_t digits);
 /// The shortest text that reads back as the same double, in any locale.
 std::string shortest(double value);
 
+/// `value` with at most this many significant digits, in any locale: 0.0012, 4.04e-05, inf.
+std::string significant(double value, int digits);
+
+/// `text` with spaces before it up to `width`: a cell of a table.
+std::string padded(const std::string& text, size_t width);
+
 /// Whether `name` can name a new folder that is not hidden: no '/' and no control characters.
 bool is_folder_name(std::string_view name);
 

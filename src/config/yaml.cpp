@@ -590,7 +590,8 @@ class Loader {
       const bool known = at != places_.end();
       const Place place = known ? at->second : Place{file_};
       const std::string message =
-          "'" + finding.key + "'" + (known ? ": " : " (default): ") + finding.message;
+          "'" + finding.key + "'" + (known ? ": " : " (default): ") + finding.message +
+          (*finding.code == '\0' ? "" : std::string(" [") + finding.code + "]");
       if (finding.error)
         report_.error(place, message);
       else

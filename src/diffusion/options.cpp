@@ -45,7 +45,7 @@ std::vector<Finding> check(const DiffusionOptions& options) {
   try {
     chain = make_chain(options);
   } catch (const Error& e) {
-    out.push_back({.error = true, .key = "schedule", .message = e.what()});
+    out.push_back({.error = true, .key = "schedule", .message = e.what(), .code = "no-such-chain"});
     return out;
   }
   const std::string target = options.target.name();
@@ -57,7 +57,8 @@ std::vector<Finding> check(const DiffusionOptions& options) {
          .message = "target '" + target +
                     "' cannot work at zero terminal SNR: the last step holds no signal, so x0 "
                     "cannot be found from it (division by alpha = 0); use target: velocity or "
-                    "x0, or zero_terminal_snr: false"});
+                    "x0, or zero_terminal_snr: false",
+         .code = "no-signal-to-divide-by"});
     return out;
   }
   std::vector<double> weights;
@@ -65,18 +66,23 @@ std::vector<Finding> check(const DiffusionOptions& options) {
     weights = network_weights(
         chain, options.target, options.weighting, options.weight_on, options.variance);
   } catch (const Error& e) {
-    out.push_back({.error = true, .key = "weighting", .message = e.what()});
+    out.push_back(
+        {.error = true, .key = "weighting", .message = e.what(), .code = "weight-not-finite"});
     return out;
   }
   if (*std::max_element(weights.begin(), weights.end()) == 0)
-    out.push_back({.error = true, .key = "weighting", .message = "every step has weight 0"});
+    out.push_back({.error = true,
+                   .key = "weighting",
+                   .message = "every step has weight 0",
+                   .code = "no-weight"});
   else if (weights.back() == 0)
     out.push_back(
         {.error = false,
          .key = "weighting",
          .message = "weighting '" + options.weighting.name() +
                     "' gives the last step (SNR 0) weight 0, so the step that sampling starts "
-                    "from is never trained; use weighting: simple, or zero_terminal_snr: false"});
+                    "from is never trained; use weighting: simple, or zero_terminal_snr: false",
+         .code = "start-not-trained"});
   // With SNR_T above 0.01 the start of sampling (pure noise) is not what the last step was trained
   // on.
   if (chain.snr(chain.steps() - 1) > 0.01)
@@ -86,7 +92,8 @@ std::vector<Finding> check(const DiffusionOptions& options) {
          .message = "the last step still holds signal (SNR " +
                     std::to_string(chain.snr(chain.steps() - 1)) +
                     "), but sampling starts from pure noise; use more steps, rescale: true, or "
-                    "zero_terminal_snr: true with target: velocity"});
+                    "zero_terminal_snr: true with target: velocity",
+         .code = "terminal-snr"});
   const bool capped = chain.steps() > 1 && chain.beta.back() >= 0.5;
   if (capped && options.weighting.name() == "vlb" && !zero)
     out.push_back(
@@ -94,7 +101,8 @@ std::vector<Finding> check(const DiffusionOptions& options) {
          .key = "weighting",
          .message = "the schedule's last beta is " + std::to_string(chain.beta.back()) +
                     ": with weighting 'vlb' that one step dominates the loss; use schedule: "
-                    "linear, or weighting: min_snr"});
+                    "linear, or weighting: min_snr",
+         .code = "capped-beta"});
   return out;
 }
 

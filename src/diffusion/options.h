@@ -29,9 +29,10 @@ struct DiffusionOptions {
 };
 
 struct Finding {
-  bool error = false;   // false: a warning
-  std::string key;      // the config key to change, e.g. "target" (relative to `diffusion`)
-  std::string message;  // reason and remedy
+  bool error = false;     // false: a warning
+  std::string key;        // the config key to change, e.g. "target" (relative to `diffusion`)
+  std::string message;    // reason and remedy
+  const char* code = "";  // a short name to search for, e.g. "terminal-snr"; empty: none
 };
 
 /// Combinations that cannot work (errors) or that surprise (warnings), with reasons.

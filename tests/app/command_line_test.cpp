@@ -149,6 +149,8 @@ TEST(CommandLine, Help) {
                                                {"sample"},
                                                {"check"},
                                                {"inspect"},
+                                               {"schedule"},
+                                               {"explain"},
                                                {"config"},
                                                {"config", "schema"},
                                                {"config", "defaults"},
@@ -182,6 +184,8 @@ TEST(CommandLine, LibTorchIsNotLoaded) {
                                                {"--version"},
                                                {"check", kDigits, "--data", "none"},
                                                {"inspect", DIFFUSE_SOURCE_DIR "/data/digits"},
+                                               {"schedule", "-t", "linear"},
+                                               {"explain", kDigits},
                                                {"config", "resolve", kDigits},
                                                {"completion", "bash"},
                                                {"init", folder / "new"}};

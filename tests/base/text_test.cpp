@@ -12,6 +12,16 @@ TEST(Text, ZeroPadded) {
   EXPECT_EQ(zero_padded(1234, 3), "1234");
 }
 
+TEST(Text, Numbers) {
+  EXPECT_EQ(shortest(0.1), "0.1");
+  EXPECT_EQ(shortest(1e-320), "1e-320");
+  EXPECT_EQ(significant(0.0012345, 3), "0.00123");
+  EXPECT_EQ(significant(4.03599e-5, 3), "4.04e-05");
+  EXPECT_EQ(significant(9999, 4), "9999");
+  EXPECT_EQ(padded("ab", 4), "  ab");
+  EXPECT_EQ(padded("abcd", 2), "abcd");
+}
+
 TEST(Text, UtcNowIsAnIsoTime) {
   const std::string now = utc_now();
   ASSERT_EQ(now.size(), 20u);

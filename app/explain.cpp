@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT
+#include "diffusion/explain.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/files.h"
+#include "base/text.h"
+#include "command.h"
+#include "report/plot.h"
+
+namespace diffuse {
+namespace {
+
+struct ExplainFlags {
+  std::string config;
+  std::vector<std::string> set;
+  std::string format = "text";
+  std::string svg;
+};
+
+std::string number(double value) { return significant(value, 4); }
+
+std::string percent(double share) { return significant(std::round(1000 * share) / 10, 4) + "%"; }
+
+constexpr const char* kFormula =
+    "  E over x_0, eps ~ N(0, I), t of  w_t mean |F* - F(z_t, t)|^2,  F* the target, F the "
+    "network\n"
+    "  z_t = alpha_t x_0 + sigma_t eps,  alpha_t^2 = alpha_bar_t,  sigma_t^2 = 1 - alpha_bar_t\n";
+
+template <class ChoiceType>
+std::string described(const ChoiceType& choice) {
+  const auto& row = choice.row();
+  return row.name + ": " + row.help + (row.reference.empty() ? "" : " (" + row.reference + ")");
+}
+
+/// The steps at round log SNR, from the clean end to the noisy one.
+std::vector<size_t> shown_steps(const std::vector<ExplainedStep>& steps) {
+  std::vector<size_t> out{0};
+  for (double wanted = 12; wanted >= -12; wanted -= 2) {
+    const auto at = std::find_if(
+        steps.begin(), steps.end(), [&](const ExplainedStep& s) { return s.logsnr <= wanted; });
+    if (at == steps.end()) break;
+    const auto i = static_cast<size_t>(at - steps.begin());
+    if (i > out.back()) out.push_back(i);
+  }
+  if (out.back() + 1 < steps.size()) out.push_back(steps.size() - 1);
+  return out;
+}
+
+std::string as_text(const DiffusionOptions& d, const Explanation& e) {
+  std::string out = std::string("objective\n") + kFormula;
+  out += "  target       " + described(d.target) + "\n";
+  out += "  weighting    " + described(d.weighting) +
+         (d.weight_on == WeightOn::network ? ", on the network's own loss" : "") + "\n";
+  out += "  schedule     " + described(d.schedule) + "; T = " + std::to_string(d.steps) +
+         (d.zero_terminal_snr ? ", zero terminal SNR (Lin et al. 2023)" : "") + "\n";
+  out += "  time         " + described(d.time_sampler) + "\n";
+  out += "  variance     " + described(d.variance) + ", of p(x_{t-1} | x_t) when sampling\n";
+  out +=
+      "\nthe same loss, as a weight on each scale of the error, and the share of the training "
+      "signal\n(density times weight on eps) from the clean end up to there\n";
+  const char* heads[] = {"t", "log SNR", "density", "on F", "on eps", "on x0", "on v", "on score"};
+  for (const char* head : heads) out += padded(head, 11);
+  out += padded("share", 9) + "\n";
+  double share = 0;
+  size_t next = 0;
+  const std::vector<size_t> shown = shown_steps(e.steps);
+  for (size_t i = 0; i < e.steps.size() && next < shown.size(); ++i) {
+    const ExplainedStep& s = e.steps[i];
+    share += s.share;
+    if (i != shown[next]) continue;
+    ++next;
+    out += padded(std::to_string(s.t), 11);
+    for (const double value :
+         {s.logsnr, s.density, s.on_network, s.on_eps, s.on_x0, s.on_velocity, s.on_score})
+      out += padded(number(value), 11);
+    out += padded(percent(share), 9) + "\n";
+  }
+  out += "\n";
+  out += "signal       " + percent(e.share_below_snr_1) +
+         " from steps with more noise than signal (SNR < 1)\n";
+  out += std::string("monotone     ") +
+         (e.monotone ? "yes: a bound on the likelihood of noised data (Kingma & Gao 2023)"
+                     : "no: not a bound on the likelihood of noised data (Kingma & Gao 2023)") +
+         "\n";
+  out += "terminal     SNR " + number(e.terminal_snr) + ", L_T " + number(e.prior_bits(1)) +
+         " bits/dim for data of variance 1\n";
+  return out;
+}
+
+nlohmann::ordered_json finite(double value) {
+  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json();
+}
+
+std::string as_json(const DiffusionOptions& d, const Explanation& e) {
+  nlohmann::ordered_json out{{"target", d.target.name()},
+                             {"weighting", d.weighting.name()},
+                             {"schedule", d.schedule.name()},
+                             {"steps", d.steps},
+                             {"time_sampler", d.time_sampler.name()},
+                             {"variance", d.variance.name()},
+                             {"share_below_snr_1", e.share_below_snr_1},
+                             {"monotone", e.monotone},
+                             {"terminal_snr", e.terminal_snr},
+                             {"prior_bits", e.prior_bits(1)}};
+  for (const ExplainedStep& s : e.steps)
+    out["levels"].push_back({{"t", s.t},
+                             {"logsnr", finite(s.logsnr)},
+                             {"density", s.density},
+                             {"on_network", s.on_network},
+                             {"on_eps", finite(s.on_eps)},
+                             {"on_x0", finite(s.on_x0)},
+                             {"on_velocity", finite(s.on_velocity)},
+                             {"on_score", finite(s.on_score)},
+                             {"share", s.share}});
+  return out.dump(1) + "\n";
+}
+
+/// The share of a step per unit of log SNR, of which it covers half the way to either neighbour.
+double share_density(const std::vector<ExplainedStep>& steps, size_t i) {
+  const size_t before = i > 0 ? i - 1 : i;
+  const size_t after = i + 1 < steps.size() ? i + 1 : i;
+  const double way = steps[before].logsnr - steps[after].logsnr;
+  return steps[i].share * static_cast<double>(after - before) / way;
+}
+
+std::string as_svg(const Explanation& e) {
+  // The axis wants ascending x: from the noisy end to the clean one.
+  const auto series = [&](const char* name, const std::function<double(size_t)>& value) {
+    Series out{.name = name, .points = {}};
+    for (size_t i = e.steps.size(); i-- > 0;)
+      if (std::isfinite(e.steps[i].logsnr)) out.points.emplace_back(e.steps[i].logsnr, value(i));
+    return out;
+  };
+  const auto& s = e.steps;
+  return plot_svg({{.title = "effective weight on each scale of the error",
+                    .x_label = "log SNR",
+                    .y_label = "weight",
+                    .log_y = true,
+                    .series = {series("eps", [&](size_t i) { return s[i].on_eps; }),
+                               series("x0", [&](size_t i) { return s[i].on_x0; }),
+                               series("v", [&](size_t i) { return s[i].on_velocity; }),
+                               series("score", [&](size_t i) { return s[i].on_score; })}},
+                   {.title = "where the training signal is: density times weight on eps",
+                    .x_label = "log SNR",
+                    .y_label = "share per unit",
+                    .log_y = false,
+                    .series = {series("share", [&](size_t i) { return share_density(s, i); })}}});
+}
+
+}  // namespace
+
+Run add_explain(CLI::App& app, const Context& context) {
+  app.description("Write out the objective of a config: formula, weights, where the signal is.");
+  app.footer(
+      "  diffuse explain config.yaml\n"
+      "  diffuse explain config.yaml --set diffusion.weighting=min_snr --svg weights.svg\n"
+      "  diffuse explain config.yaml --format json");
+  const auto flags = std::make_shared<ExplainFlags>();
+  app.add_option("CONFIG", flags->config, "config file (YAML)")->required();
+  add_set_option(app, flags->set);
+  app.add_option("--format", flags->format, "json has every step")
+      ->type_name("text|json")
+      ->check(one_of({"text", "json"}))
+      ->capture_default_str();
+  app.add_option("--svg", flags->svg, "also draw the weights over log SNR into this file")
+      ->type_name("FILE")
+      ->check(not_empty());
+  return [flags, &context] {
+    const LoadedConfig loaded = load_config(flags->config, set_overrides(flags->set));
+    print_warnings(loaded, context);
+    const DiffusionOptions& options = loaded.config.diffusion;
+    const Explanation explanation = explain(options);
+    if (!flags->svg.empty()) write_file_atomic(flags->svg, as_svg(explanation));
+    print(flags->format == "json" ? as_json(options, explanation) : as_text(options, explanation));
+    return 0;
+  };
+}
+
+}  // namespace diffuse

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "diffusion/options.h"
+
+// What an objective does, in numbers, before anything is trained.
+
+namespace diffuse {
+
+/// One step of the chain. The weights say what the objective is on each scale of the one error
+/// (network_weights converted exactly): on |eps - eps_hat|^2, |x0 - x0_hat|^2, |v - v_hat|^2 and
+/// |score - score_hat|^2. Not finite where a scale does not exist (epsilon and score at zero SNR).
+struct ExplainedStep {
+  int64_t t = 0;
+  double logsnr = 0;
+  double density = 0;  // probability that a picture is trained at t
+  double on_network = 0;
+  double on_eps = 0;
+  double on_x0 = 0;
+  double on_velocity = 0;
+  double on_score = 0;
+  double share = 0;  // of the sum over t of density times on_eps
+};
+
+struct Explanation {
+  std::vector<ExplainedStep> steps;
+  /// Share of the training signal at SNR below 1 (more noise than signal).
+  double share_below_snr_1 = 0;
+  /// Whether the weight on the epsilon loss per unit of log SNR, w(lambda) = on_eps p(lambda), only
+  /// falls as log SNR grows: then the objective is a bound on the likelihood of data with Gaussian
+  /// noise added (Kingma & Gao 2023, sec. 4).
+  bool monotone = false;
+  double terminal_snr = 0;
+  /// L_T = KL(q(x_T | x_0) | N(0, I)) in bits a dimension (Ho et al. 2020, eq. 5) for data of this
+  /// mean square.
+  double prior_bits(double mean_square) const;
+  double terminal_alpha_bar = 0;
+};
+
+/// Throws Error{config} for combinations that check(options) refuses.
+Explanation explain(const DiffusionOptions& options);
+
+}  // namespace diffuse

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "app/run.h"
+
+// `diffuse schedule` and `diffuse explain`.
+
+namespace diffuse::test {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr const char* kDigits = DIFFUSE_SOURCE_DIR "/configs/digits.yaml";
+
+TEST(ScheduleCommand, HasEveryStepAsJsonAndCsv) {
+  const Json json =
+      Json::parse(diffuse({"schedule", "-t", "linear", "-t", "cosine", "--format", "json"}).out);
+  ASSERT_EQ(json.size(), 2u);
+  EXPECT_EQ(json[0]["schedule"], "linear");
+  ASSERT_EQ(json[0]["beta"].size(), 1000u);
+  // Golden numbers in float64: Ho et al. 2020, sec. 4; Nichol & Dhariwal 2021, eq. 17.
+  EXPECT_NEAR(json[0]["alpha_bar"][999].get<double>(), 4.035829765375675e-05, 1e-16);
+  EXPECT_NEAR(json[1]["alpha_bar"][500].get<double>(), 4.922851724488030e-01, 1e-12);
+  EXPECT_NEAR(json[1]["snr"][999].get<double>(), 2.428766912934e-09, 1e-20);
+
+  const std::string csv =
+      diffuse({"schedule", "-t", "linear", "--steps", "30", "--format", "csv"}).out;
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 31);
+  EXPECT_TRUE(csv.starts_with("schedule,t,beta,alpha_bar,snr,logsnr,posterior_variance\nlinear,0,"))
+      << csv;
+}
+
+TEST(ScheduleCommand, SideBySide) {
+  const TempFolder folder;
+  const Outcome both = diffuse({"schedule",
+                                "-t",
+                                "linear",
+                                "-t",
+                                "{type: cosine, s: 0.02}",
+                                "--rows",
+                                "3",
+                                "--svg",
+                                folder / "s.svg"});
+  EXPECT_EQ(both.exit, 0) << both.err;
+  EXPECT_NE(both.out.find("linear, T = 1000, terminal SNR 4.03599e-05"), std::string::npos);
+  EXPECT_NE(both.out.find("linear and {type: cosine, s: 0.02} differ most at t = 999"),
+            std::string::npos)
+      << both.out;
+  EXPECT_TRUE(read_text(folder / "s.svg").starts_with("<svg"));
+  const Outcome of_config = diffuse({"schedule", kDigits});
+  EXPECT_NE(of_config.out.find("cosine, T = 1000"), std::string::npos) << of_config.out;
+  const Outcome wrong = diffuse({"schedule", "-t", "cosin"});
+  EXPECT_EQ(wrong.exit, 3);
+  EXPECT_NE(wrong.err.find("did you mean 'cosine'?"), std::string::npos) << wrong.err;
+}
+
+TEST(ExplainCommand, WritesTheObjectiveOut) {
+  const TempFolder folder;
+  const std::vector<std::string> words{
+      "explain", kDigits, "--set", "diffusion.weighting=min_snr", "--svg", folder / "w.svg"};
+  const Outcome text = diffuse(words);
+  EXPECT_EQ(text.exit, 0) << text.err;
+  for (const char* part : {"epsilon: the noise eps",
+                           "min_snr",
+                           "cosine",
+                           "monotone     no",
+                           "terminal     SNR 2.429e-09"})
+    EXPECT_NE(text.out.find(part), std::string::npos) << part << "\n" << text.out;
+  EXPECT_TRUE(read_text(folder / "w.svg").starts_with("<svg"));
+
+  const Json json = Json::parse(
+      diffuse({"explain", kDigits, "--set", "diffusion.weighting=min_snr", "--format", "json"})
+          .out);
+  ASSERT_EQ(json["levels"].size(), 1000u);
+  // min(SNR, 5) / SNR on epsilon: Hang et al. 2023, sec. 3.4.
+  EXPECT_EQ(json["levels"][999]["on_eps"], 1);
+  EXPECT_NEAR(json["levels"][0]["on_eps"].get<double>(), 5 / 2.422132715553e+04, 1e-15);
+  double shares = 0;
+  for (const Json& level : json["levels"]) shares += level["share"].get<double>();
+  EXPECT_NEAR(shares, 1, 1e-12);
+}
+
+TEST(ExplainCommand, WarnsAndRefusesWithCodes) {
+  const Outcome warned = diffuse({"explain", kDigits, "--set", "diffusion.weighting=vlb"});
+  EXPECT_EQ(warned.exit, 0);
+  EXPECT_NE(warned.err.find("[capped-beta]"), std::string::npos) << warned.err;
+  const Outcome refused =
+      diffuse({"explain", kDigits, "--set", "diffusion.zero_terminal_snr=true"});
+  EXPECT_EQ(refused.exit, 3);
+  EXPECT_NE(refused.err.find("[no-signal-to-divide-by]"), std::string::npos) << refused.err;
+}
+
+}  // namespace
+}  // namespace diffuse::test
