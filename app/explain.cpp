@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <numbers>
 
 #include "base/files.h"
 #include "base/text.h"
@@ -26,10 +27,30 @@ std::string number(double value) { return significant(value, 4); }
 
 std::string percent(double share) { return significant(std::round(1000 * share) / 10, 4) + "%"; }
 
-constexpr const char* kFormula =
-    "  E over x_0, eps ~ N(0, I), t of  w_t mean |F* - F(z_t, t)|^2,  F* the target, F the "
-    "network\n"
-    "  z_t = alpha_t x_0 + sigma_t eps,  alpha_t^2 = alpha_bar_t,  sigma_t^2 = 1 - alpha_bar_t\n";
+/// The loss as a formula; F* is the target, F the network.
+std::string formula(const DiffusionOptions& d) {
+  const LossTerms terms = d.loss();
+  const double steps = static_cast<double>(d.steps);
+  std::string out = "  E over x_0, eps ~ N(0, I), t of  ";
+  if (terms.error) {
+    const std::string error = terms.huber > 0 ? "huber(F* - F(z_t, t))" : "|F* - F(z_t, t)|^2";
+    out += d.learned_weight ? "exp(-u_t) w_t mean " + error + " + u_t" : "w_t mean " + error;
+  }
+  if (terms.bound > 0)
+    out += std::string(terms.error ? "  +  " : "") + number(terms.bound * steps) +
+           " L_t in bits/dim (" + number(terms.bound * steps / std::numbers::ln2) +
+           " L_t in nats/dim)" + (terms.bound_of_mean ? "" : ", F detached");
+  out += ",\n  F* the target, F the network, z_t = alpha_t x_0 + sigma_t eps, ";
+  switch (make_process(d).path()) {
+    case Path::vp:
+      return out + "alpha_t^2 + sigma_t^2 = 1\n";
+    case Path::ve:
+      return out + "alpha_t = 1\n";
+    case Path::flow:
+      return out + "alpha_t + sigma_t = 1\n";
+  }
+  return out;
+}
 
 template <class ChoiceType>
 std::string described(const ChoiceType& choice) {
@@ -52,18 +73,26 @@ std::vector<size_t> shown_steps(const std::vector<ExplainedStep>& steps) {
 }
 
 std::string as_text(const DiffusionOptions& d, const Explanation& e) {
-  std::string out = std::string("objective\n") + kFormula;
+  std::string out = "objective\n" + formula(d);
   out += "  target       " + described(d.target) + "\n";
   out += "  weighting    " + described(d.weighting) +
          (d.weight_on == WeightOn::network ? ", on the network's own loss" : "") + "\n";
-  out += "  schedule     " + described(d.schedule) + "; T = " + std::to_string(d.steps) +
+  out += "  schedule     " + described(d.schedule) + "; " +
+         (e.continuous ? "continuous time, chains of " + std::to_string(d.steps) + " steps"
+                       : "T = " + std::to_string(d.steps)) +
+         (d.logsnr_shift != 0 || d.input_scale != 1
+              ? ", log SNR + " + number(d.logsnr_shift + 2 * std::log(d.input_scale))
+              : "") +
          (d.zero_terminal_snr ? ", zero terminal SNR (Lin et al. 2023)" : "") + "\n";
+  out += "  loss         " + described(d.loss) + "\n";
   out += "  time         " + described(d.time_sampler) + "\n";
   out += "  variance     " + described(d.variance) + ", of p(x_{t-1} | x_t) when sampling\n";
   out +=
       "\nthe same loss, as a weight on each scale of the error, and the share of the training "
-      "signal\n(density times weight on eps) from the clean end up to there\n";
-  const char* heads[] = {"t", "log SNR", "density", "on F", "on eps", "on x0", "on v", "on score"};
+      "signal\n(density times weight on eps) from the clean end up to there; drawn: how often a "
+      "level is drawn,\nas a multiple of its density (the loss makes up for it)\n";
+  const char* heads[] = {
+      "t", "log SNR", "density", "drawn", "on F", "on eps", "on x0", "on v", "on score"};
   for (const char* head : heads) out += padded(head, 11);
   out += padded("share", 9) + "\n";
   double share = 0;
@@ -74,9 +103,15 @@ std::string as_text(const DiffusionOptions& d, const Explanation& e) {
     share += s.share;
     if (i != shown[next]) continue;
     ++next;
-    out += padded(std::to_string(s.t), 11);
-    for (const double value :
-         {s.logsnr, s.density, s.on_network, s.on_eps, s.on_x0, s.on_velocity, s.on_score})
+    out += padded(number(s.time), 11);
+    for (const double value : {s.logsnr,
+                               s.density,
+                               s.proposal / s.density,
+                               s.on_network,
+                               s.on_eps,
+                               s.on_x0,
+                               s.on_velocity,
+                               s.on_score})
       out += padded(number(value), 11);
     out += padded(percent(share), 9) + "\n";
   }
@@ -99,18 +134,22 @@ nlohmann::ordered_json finite(double value) {
 std::string as_json(const DiffusionOptions& d, const Explanation& e) {
   nlohmann::ordered_json out{{"target", d.target.name()},
                              {"weighting", d.weighting.name()},
+                             {"loss", d.loss.name()},
                              {"schedule", d.schedule.name()},
                              {"steps", d.steps},
                              {"time_sampler", d.time_sampler.name()},
                              {"variance", d.variance.name()},
+                             {"continuous", e.continuous},
                              {"share_below_snr_1", e.share_below_snr_1},
                              {"monotone", e.monotone},
                              {"terminal_snr", e.terminal_snr},
                              {"prior_bits", e.prior_bits(1)}};
   for (const ExplainedStep& s : e.steps)
     out["levels"].push_back({{"t", s.t},
+                             {"time", s.time},
                              {"logsnr", finite(s.logsnr)},
                              {"density", s.density},
+                             {"proposal", s.proposal},
                              {"on_network", s.on_network},
                              {"on_eps", finite(s.on_eps)},
                              {"on_x0", finite(s.on_x0)},
@@ -137,6 +176,7 @@ std::string as_svg(const Explanation& e) {
     return out;
   };
   const auto& s = e.steps;
+  const auto n = static_cast<double>(s.size());
   return plot_svg({{.title = "effective weight on each scale of the error",
                     .x_label = "log SNR",
                     .y_label = "weight",
@@ -149,7 +189,12 @@ std::string as_svg(const Explanation& e) {
                     .x_label = "log SNR",
                     .y_label = "share per unit",
                     .log_y = false,
-                    .series = {series("share", [&](size_t i) { return share_density(s, i); })}}});
+                    .series = {series("share", [&](size_t i) { return share_density(s, i); })}},
+                   {.title = "how often a level is drawn, per level of the objective",
+                    .x_label = "log SNR",
+                    .y_label = "times its density",
+                    .log_y = false,
+                    .series = {series("drawn", [&](size_t i) { return s[i].proposal * n; })}}});
 }
 
 }  // namespace

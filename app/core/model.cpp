@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
@@ -46,13 +47,16 @@ bool is_kept(int64_t i, int64_t steps, int64_t kept) {
 
 }  // namespace
 
-UNet make_network(const Config& config, int64_t num_classes) {
-  return UNet(config.model,
-              config.data.channels,
-              config.data.channels,
-              config.data.height(),
-              config.data.width(),
-              num_classes);
+Model make_network(const Config& config, int64_t num_classes) {
+  // Twice the channels: the mean's and the variance's.
+  const int64_t outputs = is_learned(config.diffusion.variance) ? 2 : 1;
+  return Model(config.model,
+               config.data.channels,
+               outputs * config.data.channels,
+               config.data.height(),
+               config.data.width(),
+               num_classes,
+               config.diffusion.learned_weight);
 }
 
 Config saved_config(const CheckpointInfo& info, const std::filesystem::path& checkpoint) {
@@ -114,7 +118,7 @@ std::vector<int64_t> labels_in_turn(int64_t count, int64_t num_classes) {
   return out;
 }
 
-std::optional<Drawing> draw(const UNet& network,
+std::optional<Drawing> draw(const Model& network,
                             const Weights& weights,
                             const DrawRequest& request) {
   const at::NoGradGuard no_grad;
@@ -125,6 +129,7 @@ std::optional<Drawing> draw(const UNet& network,
       options.steps ? respace(full, spaced_timesteps(full.steps(), *options.steps)) : full;
   const std::vector<SamplerStep> steps =
       options.sampler(SamplerQuery{.chain = chain, .variance = diffusion.variance});
+  const double start = std::sqrt(prior_variance(chain.levels.back()));
   const auto step_count = static_cast<int64_t>(steps.size());
   const at::Device device = weights.front().device();
   const auto seed = static_cast<uint64_t>(options.seed);
@@ -143,7 +148,7 @@ std::optional<Drawing> draw(const UNet& network,
       return with_autocast(
           request.bf16, device, [&] { return network.forward(weights, x, t, labels, nullptr); });
     };
-    const auto normal = [&](const at::Tensor& like, Purpose purpose, double step) {
+    const auto normal = [&](const at::Tensor& like, Purpose purpose, int64_t step) {
       at::Tensor noise = at::empty_like(like);
       fill_normal(noise, seed, purpose, static_cast<uint64_t>(step), first);
       return noise;
@@ -155,8 +160,8 @@ std::optional<Drawing> draw(const UNet& network,
     const at::Tensor x = run_sampler(
         steps,
         make_denoiser(f, diffusion.target, options.clip),
-        normal(shape, Purpose::sample_start, 0),
-        [&](const at::Tensor& like, double t) { return normal(like, Purpose::sample_step, t); },
+        normal(shape, Purpose::sample_start, 0).mul_(start),
+        [&](const at::Tensor& like, int64_t t) { return normal(like, Purpose::sample_step, t); },
         [&](size_t i, const at::Tensor& state, const at::Tensor& estimate) {
           const auto done = static_cast<int64_t>(i);
           if (is_kept(done, step_count, std::min(request.trajectory, step_count))) {

@@ -14,13 +14,13 @@
 
 #include "config/config.h"
 #include "data/image.h"
-#include "nn/unet.h"
+#include "nn/model.h"
 #include "train/state.h"
 
 namespace diffuse {
 
 /// The network that a config describes. `num_classes` 0: unconditional.
-UNet make_network(const Config& config, int64_t num_classes);
+Model make_network(const Config& config, int64_t num_classes);
 
 /// The config that a checkpoint was written with. Throws Error{checkpoint}.
 Config saved_config(const CheckpointInfo& info, const std::filesystem::path& checkpoint);
@@ -49,7 +49,7 @@ struct Drawing {
 };
 
 /// Empty when cancelled.
-std::optional<Drawing> draw(const UNet& network,
+std::optional<Drawing> draw(const Model& network,
                             const Weights& weights,
                             const DrawRequest& request);
 

@@ -123,8 +123,14 @@ void apply(const SampleRequest& request, Config& config) {
   if (request.batch) options.batch = request.batch;
   if (request.weights)
     options.weights = *request.weights == "raw" ? WeightSet::raw : WeightSet::ema;
-  if (request.variance)
-    config.diffusion.variance.select(*request.variance);  // checked by the command line
+  if (!request.variance) return;
+  // A network without an output for it has no variance to give.
+  const Variance wanted(variances(), *request.variance);  // checked by the command line
+  if (is_learned(wanted) && wanted.name() != config.diffusion.variance.name())
+    throw Error(Exit::usage,
+                "--variance " + wanted.name() + ": this model was trained with variance '" +
+                    config.diffusion.variance.name() + "'; use fixed_small or fixed_large");
+  config.diffusion.variance = wanted;
 }
 
 std::vector<int64_t> choose_labels(const SampleRequest& request, const CheckpointInfo& info) {
@@ -176,11 +182,11 @@ int run_sample(const SampleRequest& request) {
   const std::string hash = checkpoint_hash(checkpoint);
   const CheckpointInfo info = load_info(checkpoint);
   Config config = saved_config(info, checkpoint);
+  const Model network = make_network(config, info.num_classes);
   apply(request, config);
   const Outputs outputs = plan_outputs(request);
 
   const at::Device device = pick_device(request.device);
-  const UNet network = make_network(config, info.num_classes);
   const bool raw = config.sample.weights == WeightSet::raw;
   const at::Tensor flat =
       load_weights(checkpoint / (raw ? "model.safetensors" : "ema.safetensors"), network.layout())

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 
 #include "base/files.h"
 #include "base/log.h"
@@ -17,6 +18,7 @@
 #include "core/commands.h"
 #include "core/model.h"
 #include "core/train_actions.h"
+#include "diffusion/number_file.h"
 #include "io/run_folder.h"
 #include "ops/cuda.h"
 
@@ -39,14 +41,23 @@ void refuse_changes(const TrainRequest& request,
   const Config& now = request.loaded.config;
   const Config before = saved_config(saved, checkpoint);
   std::vector<std::string> changed = config_differences(before, now, true);
-  // A schedule table is compared by its numbers: the checkpoint has a copy of the file.
+  // Tables are compared by their numbers: the checkpoint has copies of the files.
   if (now.diffusion.schedule.name() == "table" && before.diffusion.schedule.name() == "table") {
     std::erase_if(changed, [](const std::string& line) {
       return line.starts_with("diffusion.schedule.file:");
     });
-    if (before.diffusion.schedule(before.diffusion.steps) !=
-        now.diffusion.schedule(now.diffusion.steps))
+    if (before.diffusion.schedule(before.diffusion.steps).beta !=
+        now.diffusion.schedule(now.diffusion.steps).beta)
       changed.push_back("diffusion.schedule.file: other numbers");
+  }
+  const auto* now_table = now.diffusion.weighting.options<TableWeighting>();
+  const auto* table_before = before.diffusion.weighting.options<TableWeighting>();
+  if (now_table != nullptr && table_before != nullptr) {
+    std::erase_if(changed, [](const std::string& line) {
+      return line.starts_with("diffusion.weighting.file:");
+    });
+    if (read_number_file(now_table->file, 2) != read_number_file(table_before->file, 2))
+      changed.push_back("diffusion.weighting.file: other numbers");
   }
   // The learning rate's decay depends on the length of the run.
   if (now.optim.decay != Decay::constant && before.train.steps != now.train.steps)
@@ -301,13 +312,17 @@ int run_session(Session& session) {
   const Config& config = session.config;
   const Dataset data = open_data(request, session.signals);
   const int64_t num_classes = count_classes(config, data.scan());
-  // The checkpoint alone must be enough: it takes a copy of a schedule table along.
+  // The checkpoint alone must be enough: it takes copies of tables along.
   Config kept = config;
-  std::string schedule_table;
-  if (auto* table = kept.diffusion.schedule.options<TableSchedule>()) {
-    schedule_table = read_file(table->file, Exit::config, 64 << 20);
-    table->file = "schedule.txt";
-  }
+  std::map<std::string, std::string> files;
+  const auto take_along = [&](std::string& file, const char* name) {
+    files[name] = read_file(file, Exit::config, 64 << 20);
+    file = name;
+  };
+  if (auto* table = kept.diffusion.schedule.options<TableSchedule>())
+    take_along(table->file, kScheduleFile);
+  if (auto* table = kept.diffusion.weighting.options<TableWeighting>())
+    take_along(table->file, kWeightingFile);
   const CheckpointInfo info{
       .step = 0,
       .config = write_config(kept, false),
@@ -316,7 +331,7 @@ int run_session(Session& session) {
       .class_names = num_classes > 0 ? data.scan().label_names : std::vector<std::string>(),
       .images = data.size(),
       .fingerprint = data.scan().fingerprint,
-      .schedule_table = schedule_table};
+      .files = files};
   if (session.saved) refuse_other_data(request, *session.saved, info);
   if (!request.dry_run) {
     if (!session.folder)
@@ -325,9 +340,12 @@ int run_session(Session& session) {
   }
   if (!session.start && session.folder) session.folder->set_aside_metrics();
   report_skipped_files(session, data);
-  const UNet network = make_network(config, num_classes);
+  const Model network = make_network(config, num_classes);
   const Objective objective(config.diffusion, session.device);
+  const TimeDraw times(config.diffusion.time_sampler, objective.process().bin_edges());
   TrainState state(network.layout(), network.layout().initial(info.seed).to(session.device));
+  if (needs_history(config.diffusion.time_sampler))
+    state.history = LossHistory(objective.process().bins());
   if (session.start) {
     load_state(*session.start, network.layout(), state);
     if (session.folder) set_aside_newer(session.folder->checkpoints(), state.step);
@@ -335,7 +353,7 @@ int run_session(Session& session) {
   const TrainSetup setup{
       .network = network,
       .objective = objective,
-      .time_sampler = config.diffusion.time_sampler,
+      .times = times,
       .image_shape = {config.data.channels, config.data.height(), config.data.width()},
       .optim = config.optim,
       .steps = config.train.steps,

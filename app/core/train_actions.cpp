@@ -142,7 +142,7 @@ void TrainLog::image(int64_t step, const Image& grid) {
 
 Saver::Saver(const Config& config,
              const RunFolder& folder,
-             const UNet& network,
+             const Model& network,
              CheckpointInfo info,
              const TrainState& state,
              const std::optional<std::filesystem::path>& start)
@@ -178,7 +178,7 @@ void Saver::save(const TrainState& state, bool must) {
 }
 
 std::optional<Image> draw_grid(const Config& config,
-                               const UNet& network,
+                               const Model& network,
                                const TrainState& state,
                                bool bf16,
                                const std::function<void(int64_t, int64_t)>& progress,

@@ -88,7 +88,7 @@ class Saver {
   /// `start`: the checkpoint in `folder` that `state` was loaded from, if it was.
   Saver(const Config& config,
         const RunFolder& folder,
-        const UNet& network,
+        const Model& network,
         CheckpointInfo info,
         const TrainState& state,
         const std::optional<std::filesystem::path>& start);
@@ -104,7 +104,7 @@ class Saver {
  private:
   const CheckpointOptions& options_;
   const RunFolder& folder_;
-  const UNet& network_;
+  const Model& network_;
   CheckpointInfo info_;
   int64_t saved_step_;
   std::string last_;
@@ -114,7 +114,7 @@ class Saver {
 
 /// The sample grid of one step, always from the same noise; none when cancelled.
 std::optional<Image> draw_grid(const Config& config,
-                               const UNet& network,
+                               const Model& network,
                                const TrainState& state,
                                bool bf16,
                                const std::function<void(int64_t done, int64_t total)>& progress,

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <utility>
 
 #include "diffusion/level.h"
 #include "diffusion/prediction.h"
@@ -14,11 +15,19 @@ namespace diffuse {
 /// makes it.
 using Network = std::function<at::Tensor(const at::Tensor& x, const at::Tensor& t)>;
 
-/// x_hat(z, level), the one contract between networks and samplers.
-using Denoise = std::function<at::Tensor(const at::Tensor& z, const Level& level)>;
+/// What a network makes of a noisy picture.
+struct Estimate {
+  Estimate(at::Tensor mean, at::Tensor variance = {})  // NOLINT: a denoiser may return x_hat alone
+      : x_hat(std::move(mean)), v(std::move(variance)) {}
+  at::Tensor x_hat;  // E[x_0 | z], like z
+  at::Tensor v;      // output for the learned variance, like z; undefined where it is fixed
+};
+
+/// The one contract between networks and samplers.
+using Denoise = std::function<Estimate(const at::Tensor& z, const Level& level)>;
 
 /// x_hat = c_skip z + c_out F(c_in z, c_noise) (Karras et al. 2022, eq. 7), clipped to [-1, 1] on
-/// request.
+/// request. A network with twice the channels of z gives F and v.
 Denoise make_denoiser(Network network, Prediction prediction, bool clip);
 
 }  // namespace diffuse

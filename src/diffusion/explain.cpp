@@ -7,12 +7,18 @@
 namespace diffuse {
 namespace {
 
-bool is_monotone(const std::vector<ExplainedStep>& steps) {
+/// u in the middle of bin `i` of `n`.
+double middle(size_t i, size_t n) {
+  return (static_cast<double>(i) + 0.5) / static_cast<double>(n);
+}
+
+bool is_monotone(const Process& process, const std::vector<ExplainedStep>& steps) {
   double last = 0;
-  for (size_t t = 1; t < steps.size(); ++t) {  // the step at t = 0 is the decoder's
+  for (size_t t = process.continuous() ? 0 : 1; t < steps.size(); ++t) {  // t = 0 is the decoder's
     // Per unit of log SNR, as a multiple of the bound's own weight: of a chain that is
     // SNR_{t-1} / SNR_t - 1 (twice the weight of L_{t-1} on epsilon), in the limit d(log SNR).
-    const double bound = std::expm1(steps[t - 1].logsnr - steps[t].logsnr);
+    const double bound = process.continuous() ? -process.at(middle(t, steps.size())).slope
+                                              : std::expm1(steps[t - 1].logsnr - steps[t].logsnr);
     const double w = steps[t].on_eps * steps[t].density / bound;
     if (!std::isfinite(w)) continue;  // zero SNR: log SNR has no end
     // From low to high noise log SNR falls, so w must not. 1 - alpha_bar has lost some 6 of 16
@@ -26,28 +32,34 @@ bool is_monotone(const std::vector<ExplainedStep>& steps) {
 }  // namespace
 
 double Explanation::prior_bits(double mean_square) const {
-  // KL(N(sqrt(alpha_bar) x_0, 1 - alpha_bar) | N(0, 1)), averaged over the data.
-  const double bar = terminal_alpha_bar;
-  return 0.5 * (bar * mean_square - bar - std::log1p(-bar)) / std::numbers::ln2;
+  // KL(N(alpha x_0, sigma^2) | N(0, P)), averaged over the data; P is 1 on vp.
+  const double p = prior_variance(last);
+  const double signal = last.alpha * last.alpha / p, noise = last.sigma * last.sigma / p;
+  return 0.5 * (signal * mean_square - signal - std::log(noise)) / std::numbers::ln2;
 }
 
 Explanation explain(const DiffusionOptions& options) {
-  const Chain chain = make_chain(options);
-  const std::vector<double> weights = network_weights(
-      chain, options.target, options.weighting, options.weight_on, options.variance);
+  const Process process = make_process(options);
+  const std::vector<double> proposal =
+      TimeDraw(options.time_sampler, process.bin_edges()).probabilities();
+  const auto n = static_cast<size_t>(process.bins());
   Explanation out;
+  out.continuous = process.continuous();
   double total = 0;
-  for (int64_t t = 0; t < chain.steps(); ++t) {
-    const Level level = chain.level(t);
-    const double snr = chain.snr(t);
+  for (size_t i = 0; i < n; ++i) {
+    const NoisePoint point = process.at(middle(i, n));
+    const Level& level = point.level;
+    const double snr = level.snr();
     const double c_out = options.target(level).c_out;
     ExplainedStep step;
-    step.t = t;
+    step.t = static_cast<int64_t>(i);
+    step.time = level.t;
     step.logsnr = level.logsnr;
-    step.density = 1.0 / static_cast<double>(chain.steps());
-    step.on_network = weights[static_cast<size_t>(t)];
+    step.density = 1 / static_cast<double>(n);
+    step.proposal = proposal[i];
+    step.on_network = network_weight(options, process, point);
     // |x0 - x0_hat|^2 = c_out^2 |F* - F|^2; on epsilon it is SNR times, on velocity SNR + 1 times,
-    // on the score SNR / (1 - alpha_bar) times as large.
+    // on the score SNR / sigma^2 times as large.
     step.on_x0 = step.on_network / (c_out * c_out);
     step.on_eps = step.on_x0 / snr;
     step.on_velocity = step.on_x0 / (snr + 1);
@@ -59,9 +71,9 @@ Explanation explain(const DiffusionOptions& options) {
     step.share = std::isfinite(step.on_eps) ? step.density * step.on_eps / total : 0;
     if (step.logsnr < 0) out.share_below_snr_1 += step.share;
   }
-  out.monotone = is_monotone(out.steps);
-  out.terminal_snr = chain.snr(chain.steps() - 1);
-  out.terminal_alpha_bar = chain.alpha_bar.back();
+  out.monotone = is_monotone(process, out.steps);
+  out.last = process.chain().levels.back();
+  out.terminal_snr = process.chain().snr(process.chain().steps() - 1);
   return out;
 }
 

@@ -10,19 +10,22 @@
 
 namespace diffuse {
 
-/// One step of the chain. The weights say what the objective is on each scale of the one error
-/// (network_weights converted exactly): on |eps - eps_hat|^2, |x0 - x0_hat|^2, |v - v_hat|^2 and
-/// |score - score_hat|^2. Not finite where a scale does not exist (epsilon and score at zero SNR).
+/// One step of the chain, or one of 256 bins of a continuous schedule's time. The weights say what
+/// the objective is on each scale of the one error (network_weights converted exactly): on |eps -
+/// eps_hat|^2, |x0 - x0_hat|^2, |v - v_hat|^2 and |score - score_hat|^2. Not finite where a scale
+/// does not exist (epsilon and score at zero SNR).
 struct ExplainedStep {
-  int64_t t = 0;
+  int64_t t = 0;    // number of the step or bin, from the clean end
+  double time = 0;  // what the network is told, before c_noise of the target
   double logsnr = 0;
-  double density = 0;  // probability that a picture is trained at t
+  double density = 0;   // its share in the objective
+  double proposal = 0;  // probability that a picture is trained at it; the loss makes up for it
   double on_network = 0;
   double on_eps = 0;
   double on_x0 = 0;
   double on_velocity = 0;
   double on_score = 0;
-  double share = 0;  // of the sum over t of density times on_eps
+  double share = 0;  // of the sum of density times on_eps
 };
 
 struct Explanation {
@@ -35,9 +38,10 @@ struct Explanation {
   bool monotone = false;
   double terminal_snr = 0;
   /// L_T = KL(q(x_T | x_0) | N(0, I)) in bits a dimension (Ho et al. 2020, eq. 5) for data of this
-  /// mean square.
+  /// mean square. On other paths than vp the prior has the variance of z_T for data of variance 1.
   double prior_bits(double mean_square) const;
-  double terminal_alpha_bar = 0;
+  Level last;  // of the chain
+  bool continuous = false;
 };
 
 /// Throws Error{config} for combinations that check(options) refuses.

@@ -2,8 +2,12 @@
 #include "diffusion/options.h"
 
 #include <algorithm>
+#include <cmath>
+#include <optional>
+#include <utility>
 
 #include "base/error.h"
+#include "base/text.h"
 
 namespace diffuse {
 
@@ -14,6 +18,34 @@ void DiffusionOptions::fields(Fields& f) {
       .also_called({"timesteps", "num_timesteps", "num_train_timesteps", "T"});
   f.choice(schedule, "schedule", "how noise grows along the chain")
       .also_called({"beta_schedule", "noise_schedule"});
+  f.one_of(
+      time,
+      "time",
+      {{TimeKind::automatic, "auto"},
+       {TimeKind::discrete, "discrete"},
+       {TimeKind::continuous, "continuous"}},
+      "train the steps of a chain, or every noise level of a continuous schedule; auto: as the "
+      "schedule is");
+  f.one_of(
+      path,
+      "path",
+      {{PathKind::automatic, "auto"},
+       {PathKind::vp, "vp"},
+       {PathKind::ve, "ve"},
+       {PathKind::flow, "flow"}},
+      "scale of signal and noise: alpha^2 + sigma^2 = 1 (vp), alpha = 1 (ve), alpha + sigma = 1 "
+      "(flow); auto: the schedule's own");
+  f(logsnr_shift,
+    "logsnr_shift",
+    "added to every log SNR; 2 ln(64 / size) makes up for pictures larger than 64")
+      .at_least(-40)
+      .at_most(40);
+  f(input_scale,
+    "input_scale",
+    "factor of the pictures in z (Chen 2023), with z divided by its standard deviation: log SNR "
+    "changes by 2 ln(input_scale)")
+      .above(0)
+      .at_most(100);
   f(zero_terminal_snr,
     "zero_terminal_snr",
     "rescale so that the last step holds no signal (Lin et al. 2023)")
@@ -27,82 +59,180 @@ void DiffusionOptions::fields(Fields& f) {
            {{WeightOn::epsilon, "epsilon"}, {WeightOn::network, "network"}},
            "epsilon: the paper's weight on the epsilon loss, converted exactly to the target; "
            "network: the same number on the network's own loss, as some public code does");
+  f(learned_weight,
+    "learned_weight",
+    "a learned u(sigma) makes the loss w exp(-u) + u, so that every level counts alike (Karras et "
+    "al. 2024, eq. 14)");
+  f.choice(loss, "loss", "what is minimised, given target and weights")
+      .also_called({"loss_type", "criterion"});
   f.choice(variance, "variance", "variance of p(x_{t-1} | x_t)")
       .also_called({"variance_type", "sigma"});
   f.choice(time_sampler, "time_sampler", "how t is drawn")
       .also_called({"timestep_sampler", "schedule_sampler"});
 }
 
-Chain make_chain(const DiffusionOptions& options) {
-  auto beta = options.schedule(options.steps);
-  if (options.zero_terminal_snr) beta = zero_terminal_snr(beta);
-  return make_chain(beta);
+Process make_process(const DiffusionOptions& options) {
+  Noising noising = options.schedule(options.steps);
+  const bool has_time = noising.continuous.has_value();
+  if (options.zero_terminal_snr) {
+    if (has_time)
+      throw Error(Exit::config,
+                  "zero_terminal_snr is for chains; the continuous schedule '" +
+                      options.schedule.name() + "' has its end in its own options");
+    noising = zero_terminal_snr(noising.beta);
+  }
+  if (!has_time && options.time == TimeKind::continuous)
+    throw Error(
+        Exit::config,
+        "schedule '" + options.schedule.name() +
+            "' is a chain; time: continuous needs a continuous schedule (vp, ve, edm, flow, "
+            "shifted_cosine, laplace)");
+  Process::Options process;
+  process.steps = options.steps;
+  process.logsnr_shift = options.logsnr_shift + 2 * std::log(options.input_scale);
+  process.continuous = has_time && options.time != TimeKind::discrete;
+  process.path = options.path == PathKind::automatic
+                     ? (has_time ? noising.continuous->path : Path::vp)
+                 : options.path == PathKind::vp ? Path::vp
+                 : options.path == PathKind::ve ? Path::ve
+                                                : Path::flow;
+  return Process(noising, process);
 }
+
+Chain make_chain(const DiffusionOptions& options) { return make_process(options).chain(); }
+
+double network_weight(const DiffusionOptions& options,
+                      const Process& process,
+                      const NoisePoint& point) {
+  return network_weight(
+      process, options.target, options.weighting, options.weight_on, options.variance, point);
+}
+
+namespace {
+
+Finding error(const char* key, const char* code, std::string message) {
+  return {.error = true, .key = key, .message = std::move(message), .code = code};
+}
+
+Finding warning(const char* key, const char* code, std::string message) {
+  return {.error = false, .key = key, .message = std::move(message), .code = code};
+}
+
+/// Combinations that no number has to be looked at for.
+void check_combination(const DiffusionOptions& options,
+                       const Process& process,
+                       std::vector<Finding>& out) {
+  const LossTerms loss = options.loss();
+  const bool learned = is_learned(options.variance);
+  const std::string time_remedy =
+      "; use time: discrete, which trains the schedule's chain of steps";
+  if (process.continuous() && options.target.name() == "mu")
+    out.push_back(error("target",
+                        "needs-a-chain",
+                        "target 'mu' is the mean of the step before, and continuous time has no "
+                        "steps" +
+                            time_remedy));
+  if (process.continuous() && (learned || loss.bound > 0))
+    out.push_back(error(learned ? "variance" : "loss",
+                        "needs-a-chain",
+                        (learned ? "variance '" + options.variance.name() + "'"
+                                 : "loss '" + options.loss.name() + "'") +
+                            " belongs to the steps of a chain, and continuous time has none" +
+                            time_remedy));
+  if (learned && loss.bound == 0)
+    out.push_back(error("loss",
+                        "variance-not-trained",
+                        "loss '" + options.loss.name() + "' does not train the variance that '" +
+                            options.variance.name() +
+                            "' learns; use loss: hybrid or vlb, or a fixed variance"));
+  if (!learned && options.loss.name() == "hybrid")
+    out.push_back(error("loss",
+                        "nothing-to-learn",
+                        "loss 'hybrid' is 'mse' and the bound for a learned variance, but variance "
+                        "'" +
+                            options.variance.name() +
+                            "' is fixed; use variance: learned_range, or loss: mse"));
+  if (!loss.error && options.weighting.name() != "simple")
+    out.push_back(warning("weighting",
+                          "weighting-not-used",
+                          "loss '" + options.loss.name() + "' has its own weights: weighting '" +
+                              options.weighting.name() + "' changes nothing"));
+}
+
+}  // namespace
 
 std::vector<Finding> check(const DiffusionOptions& options) {
   std::vector<Finding> out;
-  Chain chain;
+  std::optional<Process> process;
   try {
-    chain = make_chain(options);
+    process = make_process(options);
   } catch (const Error& e) {
-    out.push_back({.error = true, .key = "schedule", .message = e.what(), .code = "no-such-chain"});
+    out.push_back(error("schedule", "no-such-chain", e.what()));
     return out;
   }
+  check_combination(options, *process, out);
+  const Chain& chain = process->chain();
   const std::string target = options.target.name();
   const bool zero = chain.alpha_bar.back() == 0;
-  if (zero && (target == "epsilon" || target == "score")) {
+  if (zero && (target == "epsilon" || target == "score" || target == "edm"))
     out.push_back(
-        {.error = true,
-         .key = "target",
-         .message = "target '" + target +
-                    "' cannot work at zero terminal SNR: the last step holds no signal, so x0 "
-                    "cannot be found from it (division by alpha = 0); use target: velocity or "
-                    "x0, or zero_terminal_snr: false",
-         .code = "no-signal-to-divide-by"});
-    return out;
-  }
-  std::vector<double> weights;
+        error("target",
+              "no-signal-to-divide-by",
+              "target '" + target +
+                  "' cannot work at zero terminal SNR: the last step holds no signal, so x0 "
+                  "cannot be found from it (division by alpha = 0); use target: velocity or "
+                  "x0, or zero_terminal_snr: false"));
+  for (const Finding& finding : out)
+    if (finding.error) return out;
+  double largest = 0, last = 0;
   try {
-    weights = network_weights(
-        chain, options.target, options.weighting, options.weight_on, options.variance);
+    const int64_t n = process->bins();
+    for (int64_t i = 0; i < n; ++i) {
+      const double u = (static_cast<double>(i) + 0.5) / static_cast<double>(n);
+      last = network_weight(options, *process, process->at(u));
+      largest = std::max(largest, last);
+    }
   } catch (const Error& e) {
-    out.push_back(
-        {.error = true, .key = "weighting", .message = e.what(), .code = "weight-not-finite"});
+    out.push_back(error("weighting", "weight-not-finite", e.what()));
     return out;
   }
-  if (*std::max_element(weights.begin(), weights.end()) == 0)
-    out.push_back({.error = true,
-                   .key = "weighting",
-                   .message = "every step has weight 0",
-                   .code = "no-weight"});
-  else if (weights.back() == 0)
+  if (largest == 0)
+    out.push_back(error("weighting", "no-weight", "every level has weight 0"));
+  else if (last == 0 && !process->continuous())
     out.push_back(
-        {.error = false,
-         .key = "weighting",
-         .message = "weighting '" + options.weighting.name() +
+        warning("weighting",
+                "start-not-trained",
+                "weighting '" + options.weighting.name() +
                     "' gives the last step (SNR 0) weight 0, so the step that sampling starts "
-                    "from is never trained; use weighting: simple, or zero_terminal_snr: false",
-         .code = "start-not-trained"});
+                    "from is never trained; use weighting: simple, or zero_terminal_snr: false"));
   // With SNR_T above 0.01 the start of sampling (pure noise) is not what the last step was trained
   // on.
-  if (chain.snr(chain.steps() - 1) > 0.01)
+  const double terminal = chain.snr(chain.steps() - 1);
+  bool unrescaled = false;
+  if (const auto* linear = options.schedule.options<LinearSchedule>())
+    unrescaled = !linear->rescale;
+  if (const auto* scaled = options.schedule.options<ScaledLinearSchedule>())
+    unrescaled = !scaled->rescale;
+  if (terminal > 0.01)
     out.push_back(
-        {.error = false,
-         .key = "schedule",
-         .message = "the last step still holds signal (SNR " +
-                    std::to_string(chain.snr(chain.steps() - 1)) +
-                    "), but sampling starts from pure noise; use more steps, rescale: true, or "
-                    "zero_terminal_snr: true with target: velocity",
-         .code = "terminal-snr"});
-  const bool capped = chain.steps() > 1 && chain.beta.back() >= 0.5;
-  if (capped && options.weighting.name() == "vlb" && !zero)
+        warning("schedule",
+                unrescaled ? "unrescaled-beta" : "terminal-snr",
+                "the last step still holds signal (SNR " + significant(terminal, 4) +
+                    "), but sampling starts from pure noise; " +
+                    (unrescaled ? "betas that are published for 1000 steps need rescale: true at " +
+                                      std::to_string(options.steps) + ", or use "
+                                : "use more steps, rescale: true, or ") +
+                    "zero_terminal_snr: true with target: velocity"));
+  const bool capped = chain.steps() > 1 && chain.beta.back() >= 0.5 &&
+                      process->path() == Path::vp && !process->continuous();
+  if (capped && !zero && (options.weighting.name() == "vlb" || options.loss.name() == "vlb") &&
+      !needs_history(options.time_sampler))
     out.push_back(
-        {.error = false,
-         .key = "weighting",
-         .message = "the schedule's last beta is " + std::to_string(chain.beta.back()) +
-                    ": with weighting 'vlb' that one step dominates the loss; use schedule: "
-                    "linear, or weighting: min_snr",
-         .code = "capped-beta"});
+        warning(options.loss.name() == "vlb" ? "loss" : "weighting",
+                "capped-beta",
+                "the schedule's last beta is " + std::to_string(chain.beta.back()) +
+                    ": in the bound that one step dominates the loss; use schedule: linear, "
+                    "time_sampler: importance, or weighting: min_snr"));
   return out;
 }
 

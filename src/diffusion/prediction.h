@@ -20,8 +20,9 @@ struct Coefficients {
 
 using Prediction = Choice<Coefficients(const Level&)>;
 
-/// epsilon, x0, velocity, score. epsilon and score need alpha > 0: where no signal is left (zero
-/// terminal SNR) their coefficients are not finite, and check(DiffusionOptions) refuses them.
+/// epsilon, x0, velocity, score, flow, mu, edm. epsilon and score need alpha > 0: where no signal
+/// is left (zero terminal SNR) their coefficients are not finite. mu needs a chain. check(
+/// DiffusionOptions) refuses what does not work.
 const Prediction::Table& predictions();
 
 /// The network output that is right for (z, x0): F* = (x0 - c_skip z) / c_out = a x0 + b eps. Needs

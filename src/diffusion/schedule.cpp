@@ -2,14 +2,12 @@
 #include "diffusion/schedule.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
-#include <functional>
 #include <numbers>
-#include <sstream>
 
 #include "base/error.h"
-#include "base/files.h"
+#include "diffusion/normal.h"
+#include "diffusion/number_file.h"
 
 namespace diffuse {
 namespace {
@@ -49,8 +47,6 @@ std::vector<double> betas_of(const std::function<double(double)>& alpha_bar,
   return out;
 }
 
-double logistic(double x) { return 1 / (1 + std::exp(-x)); }
-
 constexpr const char* kRescaleHelp =
     "multiply beta by 1000/T, so that any number of steps ends at the same noise as the published "
     "1000; without it a chain of 100 linear steps stops at alpha_bar 0.36";
@@ -67,6 +63,20 @@ const Schedule::Table& schedules() {
       Schedule::row<SigmoidSchedule>(
           "sigmoid", "alpha_bar a logistic curve", "Jabri et al. 2022; Chen 2023, algorithm 1"),
       Schedule::row<TableSchedule>("table", "beta or alpha_bar from a text file", ""),
+      Schedule::row<VpSchedule>(
+          "vp", "continuous: beta in proportion to time", "Song et al. 2021, section 3.4"),
+      Schedule::row<VeSchedule>(
+          "ve", "continuous: sigma in equal ratios", "Song et al. 2021, appendix C"),
+      Schedule::row<EdmSchedule>(
+          "edm", "continuous: sigma log-normal", "Karras et al. 2022, Table 1"),
+      Schedule::row<FlowSchedule>("flow",
+                                  "continuous: a straight line from data to noise",
+                                  "Liu et al. 2022; Lipman et al. 2022"),
+      Schedule::row<ShiftedCosineSchedule>("shifted_cosine",
+                                           "continuous: cosine, shifted for larger pictures",
+                                           "Hoogeboom et al. 2023, section 3.1"),
+      Schedule::row<LaplaceSchedule>(
+          "laplace", "continuous: log SNR of a Laplace density", "Hang et al. 2024, section 3"),
   };
   return table;
 }
@@ -138,21 +148,8 @@ void TableSchedule::fields(Fields& f) {
 }
 
 std::vector<double> TableSchedule::operator()(int64_t steps) const {
-  std::istringstream in(read_file(file, Exit::config, 64 << 20));
   std::vector<double> numbers;
-  std::string line;
-  for (int64_t number = 1; std::getline(in, line); ++number) {
-    line = line.substr(0, line.find('#'));
-    const auto first = line.find_first_not_of(" \t\r");
-    if (first == std::string::npos) continue;
-    line = line.substr(first, line.find_last_not_of(" \t\r") - first + 1);
-    double value = 0;
-    const auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), value);
-    if (error != std::errc() || end != line.data() + line.size() || !std::isfinite(value))
-      throw Error(Exit::config,
-                  file + ":" + std::to_string(number) + ": not a number: '" + line + "'");
-    numbers.push_back(value);
-  }
+  for (const auto& row : read_number_file(file, 1)) numbers.push_back(row[0]);
   if (static_cast<int64_t>(numbers.size()) != steps)
     throw Error(Exit::config,
                 file + " holds " + std::to_string(numbers.size()) +
@@ -165,6 +162,171 @@ std::vector<double> TableSchedule::operator()(int64_t steps) const {
     prev = bar;
   }
   return beta;
+}
+
+void VpSchedule::fields(Fields& f) {
+  f(beta_min, "beta_min", "beta at time 0").at_least(0).at_most(1000);
+  f(beta_max, "beta_max", "beta at time 1").above(0).at_most(1000);
+  f(t_min, "t_min", "the least time: below it the loss's weights have no bound").above(0).below(1);
+}
+
+ContinuousSchedule VpSchedule::operator()(int64_t) const {
+  if (!(beta_min < beta_max)) throw Error(Exit::config, "schedule 'vp' needs beta_min < beta_max");
+  const auto integral = [low = beta_min, slope = beta_max - beta_min](double t) {
+    return t * (low + 0.5 * slope * t);
+  };
+  const auto time_of = [first = t_min](double u) { return first + (1 - first) * u; };
+  // alpha^2 = exp(-I), I = integral of beta: Song et al. 2021, eq. 33; log SNR = -log(exp(I) - 1).
+  const auto logsnr = [integral](double t) { return -std::log(std::expm1(integral(t))); };
+  return {.train =
+              [=, *this](double u) {
+                const double t = time_of(u);
+                const double beta = beta_min + (beta_max - beta_min) * t;
+                return LogSnr{.value = logsnr(t),
+                              .slope = (1 - t_min) * beta / std::expm1(-integral(t))};
+              },
+          .chain = [=](double v) { return logsnr(time_of(v)); },
+          .time =
+              [low = beta_min, slope = beta_max - beta_min](double value) {
+                const double i = std::log1p(std::exp(-value));
+                return 2 * i / (low + std::sqrt(low * low + 2 * slope * i));
+              },
+          .path = Path::vp};
+}
+
+void VeSchedule::fields(Fields& f) {
+  f(sigma_min, "sigma_min", "the least standard deviation of the noise").above(0);
+  f(sigma_max, "sigma_max", "the largest").above(0).at_most(1e6);
+}
+
+ContinuousSchedule VeSchedule::operator()(int64_t) const {
+  if (!(sigma_min < sigma_max))
+    throw Error(Exit::config, "schedule 've' needs sigma_min < sigma_max");
+  const double first = std::log(sigma_min), way = std::log(sigma_max / sigma_min);
+  const auto logsnr = [=](double v) { return -2 * (first + way * v); };
+  return {.train = [=](double u) { return LogSnr{.value = logsnr(u), .slope = -2 * way}; },
+          .chain = logsnr,
+          .time = [=](double value) { return (-0.5 * value - first) / way; },
+          .path = Path::ve};
+}
+
+void EdmSchedule::fields(Fields& f) {
+  f(p_mean, "p_mean", "mean of ln(sigma) in training").at_least(-20).at_most(20);
+  f(p_std, "p_std", "its standard deviation").above(0).at_most(10);
+  f(sigma_min, "sigma_min", "the last sigma of a chain before the data").above(0);
+  f(sigma_max, "sigma_max", "the first sigma of a chain").above(0).at_most(1e6);
+  f(rho, "rho", "a chain takes equal steps of sigma^(1/rho)").at_least(1).at_most(100);
+}
+
+ContinuousSchedule EdmSchedule::operator()(int64_t) const {
+  if (!(sigma_min < sigma_max))
+    throw Error(Exit::config, "schedule 'edm' needs sigma_min < sigma_max");
+  const double first = std::pow(sigma_min, 1 / rho), last = std::pow(sigma_max, 1 / rho);
+  return {
+      .train =
+          [mean = p_mean, std = p_std](double u) {
+            const double x = normal_quantile(u);
+            return LogSnr{.value = -2 * (mean + std * x), .slope = -2 * std / normal_density(x)};
+          },
+      // Karras et al. 2022, eq. 5
+      .chain = [=, r = rho](double v) { return -2 * r * std::log(first + v * (last - first)); },
+      .time = [=, r = rho](
+                  double value) { return (std::exp(-0.5 * value / r) - first) / (last - first); },
+      .path = Path::ve};
+}
+
+void FlowSchedule::fields(Fields& f) {
+  f.one_of(density,
+           "density",
+           {{FlowDensity::uniform, "uniform"},
+            {FlowDensity::logit_normal, "logit_normal"},
+            {FlowDensity::mode, "mode"}},
+           "of the times that are trained");
+  f(mean, "mean", "of logit(t) with density logit_normal; t = 1 is noise, so above 0: more noise")
+      .at_least(-20)
+      .at_most(20);
+  f(std, "std", "of logit(t) with density logit_normal").above(0).at_most(10);
+  f(scale, "scale", "of density mode").at_least(-1).below(1.75);
+  f(t_min, "t_min", "times are from t_min to 1 - t_min").above(0).at_most(0.1);
+}
+
+ContinuousSchedule FlowSchedule::operator()(int64_t) const {
+  // sigma / alpha = t / (1 - t)
+  const auto logsnr = [](double t) { return -2 * logit(t); };
+  return {
+      .train =
+          [=, *this](double u) {
+            if (density == FlowDensity::logit_normal) {  // Esser et al. 2024, eq. 19
+              const double x = normal_quantile(u);
+              return LogSnr{.value = -2 * (mean + std * x), .slope = -2 * std / normal_density(x)};
+            }
+            double t = u, slope = 1;
+            if (density == FlowDensity::mode) {  // Esser et al. 2024, eq. 20, on u -> 1 - u
+              const double c = std::cos(std::numbers::pi / 2 * (1 - u));
+              t = u - scale * (c * c - u);
+              slope = 1 - scale * (std::numbers::pi / 2 * std::sin(std::numbers::pi * (1 - u)) - 1);
+            }
+            t = t_min + (1 - 2 * t_min) * t;
+            slope *= 1 - 2 * t_min;
+            return LogSnr{.value = logsnr(t), .slope = -2 * slope / (t * (1 - t))};
+          },
+      .chain = [=, low = t_min](double v) { return logsnr(low + (1 - 2 * low) * v); },
+      .time = [](double value) { return logistic(-0.5 * value); },
+      .path = Path::flow};
+}
+
+void ShiftedCosineSchedule::fields(Fields& f) {
+  f(logsnr_max, "logsnr_max", "log SNR at the clean end, before the shift").at_least(0).at_most(40);
+  f(logsnr_min, "logsnr_min", "log SNR at the noisy end").at_least(-40).at_most(0);
+  f(reference_size, "reference_size", "size at which nothing is shifted").above(0);
+  f(size, "size", "size of the pictures: log SNR changes by 2 ln(reference_size / size)").above(0);
+}
+
+ContinuousSchedule ShiftedCosineSchedule::operator()(int64_t) const {
+  if (!(logsnr_min < logsnr_max))
+    throw Error(Exit::config, "schedule 'shifted_cosine' needs logsnr_min < logsnr_max");
+  const double first = std::atan(std::exp(-logsnr_max / 2));
+  const double way = std::atan(std::exp(-logsnr_min / 2)) - first;
+  const double shift = 2 * std::log(reference_size / size);
+  const auto logsnr = [=](double v) { return shift - 2 * std::log(std::tan(first + way * v)); };
+  return {
+      .train =
+          [=](double u) {
+            // d(-2 log tan a) / da = -4 / sin(2 a)
+            return LogSnr{.value = logsnr(u), .slope = -4 * way / std::sin(2 * (first + way * u))};
+          },
+      .chain = logsnr,
+      .time =
+          [=](double value) { return (std::atan(std::exp((shift - value) / 2)) - first) / way; },
+      .path = Path::vp};
+}
+
+void LaplaceSchedule::fields(Fields& f) {
+  f(mu, "mu", "log SNR that is trained most").at_least(-20).at_most(20);
+  f(b, "b", "width of the density of log SNR").above(0).at_most(20);
+  f(logsnr_max, "logsnr_max", "log SNR at the clean end").at_least(-40).at_most(40);
+  f(logsnr_min, "logsnr_min", "log SNR at the noisy end").at_least(-40).at_most(40);
+}
+
+ContinuousSchedule LaplaceSchedule::operator()(int64_t) const {
+  if (!(logsnr_min < mu && mu < logsnr_max))
+    throw Error(Exit::config, "schedule 'laplace' needs logsnr_min < mu < logsnr_max");
+  // The mass below the ends is left out, so that u covers what is between them.
+  const double first = 0.5 * std::exp((mu - logsnr_max) / b);
+  const double way = 1 - 0.5 * std::exp((logsnr_min - mu) / b) - first;
+  return {
+      .train =
+          [=, *this](double u) {
+            // Hang et al. 2024, Table 1: mu - b sign(1/2 - u) ln(1 - 2 |1/2 - u|)
+            const double p = first + way * u;
+            const double tail = std::fmin(p, 1 - p);
+            const double value = mu + (p < 0.5 ? -1 : 1) * b * std::log(2 * tail);
+            return LogSnr{.value = value, .slope = -b * way / tail};
+          },
+      .chain = [high = logsnr_max, low = logsnr_min](double v) { return high + (low - high) * v; },
+      .time = [high = logsnr_max,
+               low = logsnr_min](double value) { return (value - high) / (low - high); },
+      .path = Path::vp};
 }
 
 }  // namespace diffuse

@@ -1,29 +1,49 @@
 // SPDX-License-Identifier: MIT
 #include "diffusion/variance.h"
 
+#include <cmath>
+
 namespace diffuse {
 namespace {
 
-/// beta~_1, which stands in for beta~_0 = 0; a chain of one step has only its beta.
-double first_variance(const Chain& chain) {
-  return chain.steps() > 1 ? chain.posterior_variance[1] : chain.beta[0];
-}
-
 struct FixedSmall {
   void fields(Fields&) {}
-  double operator()(const Chain& chain, int64_t t) const {
-    return t == 0 ? first_variance(chain) : chain.posterior_variance[static_cast<size_t>(t)];
+  ModelVariance operator()(const Chain& chain, int64_t t) const {
+    return {.fixed = clipped_posterior_variance(chain, t)};
   }
 };
 
 struct FixedLarge {
   void fields(Fields&) {}
-  double operator()(const Chain& chain, int64_t t) const {
-    return t == 0 ? first_variance(chain) : chain.beta[static_cast<size_t>(t)];
+  ModelVariance operator()(const Chain& chain, int64_t t) const {
+    return {.fixed =
+                t == 0 ? clipped_posterior_variance(chain, 0) : chain.beta[static_cast<size_t>(t)]};
+  }
+};
+
+struct Learned {  // the network's output is log sigma^2
+  void fields(Fields&) {}
+  ModelVariance operator()(const Chain&, int64_t) const {
+    return {.learned = true, .log_offset = 0, .log_slope = 1};
+  }
+};
+
+struct LearnedRange {  // exp(f log beta + (1 - f) log beta~), f = (v + 1) / 2: Nichol & Dhariwal
+                       // 2021, eq. 15
+  void fields(Fields&) {}
+  ModelVariance operator()(const Chain& chain, int64_t t) const {
+    const double high = std::log(chain.beta[static_cast<size_t>(t)]);
+    const double low = std::log(clipped_posterior_variance(chain, t));
+    return {.learned = true, .log_offset = (high + low) / 2, .log_slope = (high - low) / 2};
   }
 };
 
 }  // namespace
+
+double clipped_posterior_variance(const Chain& chain, int64_t t) {
+  if (t > 0) return chain.posterior_variance[static_cast<size_t>(t)];
+  return chain.steps() > 1 ? chain.posterior_variance[1] : chain.beta[0];
+}
 
 const Variance::Table& variances() {
   static const Variance::Table table{
@@ -32,8 +52,17 @@ const Variance::Table& variances() {
                                 "Ho et al. 2020, section 3.2"),
       Variance::row<FixedLarge>(
           "fixed_large", "beta: right for standard normal data", "Ho et al. 2020, section 3.2"),
+      Variance::row<Learned>(
+          "learned", "log sigma^2 from the network", "Nichol & Dhariwal 2021, section 3.1"),
+      Variance::row<LearnedRange>("learned_range",
+                                  "between beta~ and beta on the log scale, from the network",
+                                  "Nichol & Dhariwal 2021, eq. 15"),
   };
   return table;
+}
+
+bool is_learned(const Variance& variance) {
+  return variance.name() == "learned" || variance.name() == "learned_range";
 }
 
 }  // namespace diffuse

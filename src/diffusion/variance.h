@@ -8,11 +8,25 @@
 
 namespace diffuse {
 
-/// sigma_t^2 of p(x_{t-1} | x_t), t = 0..T-1. At t = 0 both choices give beta~_1 (as
-/// improved-diffusion does), which only the bound sees: sampling adds no noise at t = 0.
-using Variance = Choice<double(const Chain&, int64_t)>;
+/// The variance of p(z_{t-1} | z_t): a number, or affine in an output v of the network on the log
+/// scale, log sigma^2 = log_offset + log_slope v (then the network has twice the channels).
+struct ModelVariance {
+  double fixed = 0;  // sigma^2 where it is not learned
+  bool learned = false;
+  double log_offset = 0;
+  double log_slope = 0;
+};
 
-/// fixed_small (beta~), fixed_large (beta): Ho et al. 2020, sec. 3.2.
+/// t = 0..T-1. At t = 0 the choices that use beta~ give beta~_1 (as improved-diffusion does), which
+/// only the bound sees: sampling adds no noise at t = 0.
+using Variance = Choice<ModelVariance(const Chain&, int64_t)>;
+
+/// fixed_small (beta~), fixed_large (beta): Ho et al. 2020, sec. 3.2; learned, learned_range.
 const Variance::Table& variances();
+
+bool is_learned(const Variance& variance);
+
+/// beta~_t with beta~_1 in place of beta~_0 = 0; a chain of one step has only its beta.
+double clipped_posterior_variance(const Chain& chain, int64_t t);
 
 }  // namespace diffuse

@@ -4,8 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
+#include "base/text.h"
+#include "diffusion/number_file.h"
 
 namespace diffuse {
 namespace {
@@ -16,21 +20,21 @@ Weight on_eps(double snr, double w) { return {.on_x0 = snr * w, .published = w};
 struct Simple {  // L_simple: Ho et al. 2020, eq. 14, for whatever the network predicts
   void fields(Fields&) {}
   Weight operator()(const WeightQuery& q) const {
-    const double c_out = q.prediction(q.chain.level(q.t)).c_out;
+    const double c_out = q.prediction(q.level).c_out;
     return {.on_x0 = 1 / (c_out * c_out), .published = 1};
   }
 };
 
 struct Snr {  // |eps - eps_hat|^2 = SNR |x0 - x0_hat|^2: Salimans & Ho 2022, eq. 9
   void fields(Fields&) {}
-  Weight operator()(const WeightQuery& q) const { return on_eps(q.chain.snr(q.t), 1); }
+  Weight operator()(const WeightQuery& q) const { return on_eps(q.level.snr(), 1); }
 };
 
 struct MinSnr {  // Hang et al. 2023, sec. 3.4
   double gamma = 5;
   void fields(Fields& f) { f(gamma, "gamma", "cap on the signal-to-noise ratio").above(0); }
   Weight operator()(const WeightQuery& q) const {
-    const double snr = q.chain.snr(q.t);
+    const double snr = q.level.snr();
     return {.on_x0 = std::min(snr, gamma), .published = snr <= gamma ? 1 : gamma / snr};
   }
 };
@@ -42,7 +46,7 @@ struct SoftMinSnr {  // 1 / (sigma^2 + sigma_d^2) with sigma^2 = 1/SNR and gamma
     f(gamma, "gamma", "what the weight on x0 tends to at low noise; 4 is sigma_data 0.5").above(0);
   }
   Weight operator()(const WeightQuery& q) const {
-    const double snr = q.chain.snr(q.t);
+    const double snr = q.level.snr();
     return on_eps(snr, gamma / (snr + gamma));
   }
 };
@@ -50,7 +54,7 @@ struct SoftMinSnr {  // 1 / (sigma^2 + sigma_d^2) with sigma^2 = 1/SNR and gamma
 struct TruncatedSnr {  // max(SNR, 1) on x0: Salimans & Ho 2022, sec. 4
   void fields(Fields&) {}
   Weight operator()(const WeightQuery& q) const {
-    const double snr = q.chain.snr(q.t);
+    const double snr = q.level.snr();
     return {.on_x0 = std::max(snr, 1.0), .published = std::max(1.0, 1 / snr)};
   }
 };
@@ -63,7 +67,7 @@ struct P2 {  // Choi et al. 2022, eq. 8
     f(k, "k", "added to the signal-to-noise ratio").above(0);
   }
   Weight operator()(const WeightQuery& q) const {
-    const double snr = q.chain.snr(q.t);
+    const double snr = q.level.snr();
     return on_eps(snr, std::pow(k + snr, -gamma));
   }
 };
@@ -72,7 +76,7 @@ struct Debiased {  // 1/sqrt(SNR) on epsilon: Yu et al. 2023, "Debias the traini
                    // models"
   void fields(Fields&) {}
   Weight operator()(const WeightQuery& q) const {
-    const double root = std::sqrt(q.chain.snr(q.t));
+    const double root = std::sqrt(q.level.snr());
     return {.on_x0 = root, .published = 1 / root};
   }
 };
@@ -82,7 +86,7 @@ struct Edm {  // lambda(sigma) = (sigma^2 + sigma_d^2) / (sigma sigma_d)^2 on x0
   double sigma_data = 0.5;
   void fields(Fields& f) { f(sigma_data, "sigma_data", "standard deviation of the data").above(0); }
   Weight operator()(const WeightQuery& q) const {
-    const double snr = q.chain.snr(q.t);
+    const double snr = q.level.snr();
     const double inverse = 1 / (sigma_data * sigma_data);
     return {.on_x0 = snr + inverse, .published = 1 + inverse / snr};
   }
@@ -94,22 +98,15 @@ struct Sigmoid {  // sigmoid(bias - log SNR) on epsilon: Kingma & Gao 2023; Hoog
     f(bias, "bias", "log SNR at which the weight on epsilon is a half").at_least(-50).at_most(50);
   }
   Weight operator()(const WeightQuery& q) const {
-    const double snr = q.chain.snr(q.t);
+    const double snr = q.level.snr();
     return on_eps(snr, 1 / (1 + snr * std::exp(-bias)));
   }
 };
 
-struct Vlb {  // L_{t-1} of the bound in nats: Ho et al. 2020, eq. 8 and 12; at t = 0 a Gaussian
-              // decoder
+struct Vlb {  // Ho et al. 2020, eq. 8 and 12
   void fields(Fields&) {}
   Weight operator()(const WeightQuery& q) const {
-    const auto i = static_cast<size_t>(q.t);
-    const double variance = q.variance(q.chain, q.t);
-    const double c1 = q.chain.posterior_mean_x0[i];
-    const double beta = q.chain.beta[i];
-    return {.on_x0 = c1 * c1 / (2 * variance),
-            .published =
-                beta * beta / (2 * variance * q.chain.alpha(q.t) * (1 - q.chain.alpha_bar[i]))};
+    return {.on_x0 = q.bound, .published = q.bound / q.level.snr()};
   }
 };
 
@@ -132,29 +129,94 @@ const Weighting::Table& weightings() {
                               "Kingma & Gao 2023; Hoogeboom et al. 2024"),
       Weighting::row<Vlb>(
           "vlb", "the variational bound's own weight, in nats", "Ho et al. 2020, eq. 12"),
+      Weighting::row<TableWeighting>("table", "a curve over log SNR from a text file", ""),
   };
   return table;
 }
 
-std::vector<double> network_weights(const Chain& chain,
-                                    const Prediction& prediction,
-                                    const Weighting& weighting,
-                                    WeightOn on,
-                                    const Variance& variance) {
-  std::vector<double> out;
-  for (int64_t t = 0; t < chain.steps(); ++t) {
-    const Weight w = weighting(WeightQuery{chain, t, prediction, variance});
-    const double c_out = prediction(chain.level(t)).c_out;
-    // |x0 - x0_hat|^2 = c_out^2 |F* - F|^2
-    const double weight = on == WeightOn::network ? w.published : w.on_x0 * c_out * c_out;
-    if (!std::isfinite(weight) || weight < 0)
+struct TableWeighting::Curve {
+  std::string file;
+  std::vector<std::pair<double, double>> points;  // log SNR ascending, weight
+};
+
+void TableWeighting::fields(Fields& f) {
+  f(file, "file", "text file with a log SNR and a weight a line; '#' starts a comment")
+      .path()
+      .must_be_set();
+  f(on_x0, "on_x0", "the weights are on the x0 error; false: on the epsilon error");
+}
+
+const TableWeighting::Curve& TableWeighting::curve() const {
+  if (curve_ && curve_->file == file) return *curve_;
+  auto curve = std::make_shared<Curve>();
+  curve->file = file;
+  for (const auto& row : read_number_file(file, 2)) {
+    if (row[1] < 0)
       throw Error(Exit::config,
-                  "weighting '" + weighting.name() + "' with target '" + prediction.name() +
-                      "' has no finite weight at step " + std::to_string(t) + " (SNR " +
-                      std::to_string(chain.snr(t)) + ")");
-    out.push_back(weight);
+                  file + ": the weight at log SNR " + shortest(row[0]) + " is below 0");
+    curve->points.emplace_back(row[0], row[1]);
   }
-  return out;
+  std::sort(curve->points.begin(), curve->points.end());
+  if (curve->points.empty()) throw Error(Exit::config, file + " holds no row");
+  for (size_t i = 1; i < curve->points.size(); ++i)
+    if (curve->points[i].first == curve->points[i - 1].first)
+      throw Error(Exit::config,
+                  file + " has two weights for log SNR " + shortest(curve->points[i].first));
+  curve_ = curve;
+  return *curve_;
+}
+
+Weight TableWeighting::operator()(const WeightQuery& q) const {
+  const auto& points = curve().points;
+  const double logsnr = q.level.logsnr;
+  double w = 0;
+  const auto after =
+      std::lower_bound(points.begin(), points.end(), logsnr, [](const auto& point, double x) {
+        return point.first < x;
+      });
+  if (after == points.begin() || after == points.end()) {
+    w = after == points.end() ? points.back().second : after->second;
+  } else {
+    const auto& [x1, w1] = *after;
+    const auto& [x0, w0] = *(after - 1);
+    const double way = (logsnr - x0) / (x1 - x0);
+    // A weight of 0 has no logarithm.
+    w = w0 > 0 && w1 > 0 ? std::exp(std::log(w0) + way * (std::log(w1) - std::log(w0)))
+                         : w0 + way * (w1 - w0);
+  }
+  const double snr = q.level.snr();
+  return on_x0 ? Weight{.on_x0 = w, .published = w / snr} : on_eps(snr, w);
+}
+
+double bound_weight(const Process& process, const Variance& variance, const NoisePoint& point) {
+  if (point.t < 0) return -0.5 * point.level.snr() * point.slope;  // dSNR/du = SNR d(log SNR)/du
+  const Chain& chain = process.chain();
+  const ModelVariance model = variance(chain, point.t);
+  const double sigma2 = model.learned ? clipped_posterior_variance(chain, point.t) : model.fixed;
+  const double c1 = chain.posterior_mean_x0[static_cast<size_t>(point.t)];
+  return c1 * c1 / (2 * sigma2);
+}
+
+double network_weight(const Process& process,
+                      const Prediction& prediction,
+                      const Weighting& weighting,
+                      WeightOn on,
+                      const Variance& variance,
+                      const NoisePoint& point) {
+  const Weight w = weighting(WeightQuery{.level = point.level,
+                                         .prediction = prediction,
+                                         .bound = bound_weight(process, variance, point)});
+  const double c_out = prediction(point.level).c_out;
+  // |x0 - x0_hat|^2 = c_out^2 |F* - F|^2
+  const double weight = on == WeightOn::network ? w.published : w.on_x0 * c_out * c_out;
+  if (!std::isfinite(weight) || weight < 0)
+    throw Error(
+        Exit::config,
+        "weighting '" + weighting.name() + "' with target '" + prediction.name() +
+            "' has no finite weight at " +
+            (point.t < 0 ? "time " + shortest(point.level.t) : "step " + std::to_string(point.t)) +
+            " (SNR " + significant(point.level.snr(), 6) + ")");
+  return weight;
 }
 
 }  // namespace diffuse

@@ -19,7 +19,8 @@ UNet::UNet(const UNetOptions& options,
            int64_t out_channels,
            int64_t height,
            int64_t width,
-           int64_t num_classes)
+           int64_t num_classes,
+           const std::function<void(ParamLayout&)>& more)
     : options_(options),
       in_channels_(in_channels),
       height_(height),
@@ -94,6 +95,7 @@ UNet::UNet(const UNetOptions& options,
 
   norm_out_ = Norm::build(b, "conv_norm_out", in);
   conv_out_ = Conv::build(b, "conv_out", in, out_channels, 3, options.zero_init);
+  if (more) more(layout_);
   layout_.finalize();
 }
 

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -18,13 +19,15 @@ namespace diffuse {
 /// weights: forward takes any tensors of its layout, so raw and EMA weights are used in place.
 class UNet {
  public:
-  /// `num_classes` 0: no class embedding. The options must have no problems() for the size.
+  /// `num_classes` 0: no class embedding. The options must have no problems() for the size. `more`
+  /// may register parameters that belong to the model beside the network.
   UNet(const UNetOptions& options,
        int64_t in_channels,
        int64_t out_channels,
        int64_t height,
        int64_t width,
-       int64_t num_classes);
+       int64_t num_classes,
+       const std::function<void(ParamLayout&)>& more = nullptr);
 
   const ParamLayout& layout() const { return layout_; }
   int64_t parameter_count() const { return layout_.count(); }

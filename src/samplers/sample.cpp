@@ -4,6 +4,8 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "base/error.h"
+
 namespace diffuse {
 
 at::Tensor run_sampler(const std::vector<SamplerStep>& steps,
@@ -14,10 +16,18 @@ at::Tensor run_sampler(const std::vector<SamplerStep>& steps,
   const at::NoGradGuard no_grad;
   for (size_t i = 0; i < steps.size(); ++i) {
     const SamplerStep& step = steps[i];
-    const at::Tensor x_hat = denoise(x, step.level);
+    const Estimate estimate = denoise(x, step.level);
+    const at::Tensor& x_hat = estimate.x_hat;
     // Ho et al. 2020, algorithm 2, line 4, with the mean in terms of x_hat (eq. 7).
     x = at::add(at::mul(x, step.c_x), x_hat, step.c_x_hat);
-    if (step.noise > 0) x.add_(noise(x, step.level.t), step.noise);
+    if (step.learned) {
+      DIFFUSE_CHECK(estimate.v.defined());
+      // sigma = exp(1/2 log sigma^2): Nichol & Dhariwal 2021, eq. 15
+      x.addcmul_(noise(x, step.timestep),
+                 at::exp(at::add(at::mul(estimate.v, step.log_slope / 2), step.log_offset / 2)));
+    } else if (step.noise > 0) {
+      x.add_(noise(x, step.timestep), step.noise);
+    }
     if (observer && !observer(i, x, x_hat)) return {};
   }
   return x;

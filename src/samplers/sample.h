@@ -12,8 +12,8 @@
 
 namespace diffuse {
 
-/// Standard normal noise of the shape of `like` for the step at chain index `t`.
-using StepNoise = std::function<at::Tensor(const at::Tensor& like, double t)>;
+/// Standard normal noise of the shape of `like` for the step at index `timestep` of the full chain.
+using StepNoise = std::function<at::Tensor(const at::Tensor& like, int64_t timestep)>;
 /// Sees x after step `i` (0-based) and the x_hat that led to it; false stops the sampler.
 using StepObserver = std::function<bool(size_t i, const at::Tensor& x, const at::Tensor& x_hat)>;
 

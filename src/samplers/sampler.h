@@ -19,6 +19,12 @@ struct SamplerStep {
   double c_x = 0;
   double c_x_hat = 1;
   double noise = 0;  // standard deviation, >= 0
+  // Where the network gives the variance: log sigma^2 = log_offset + log_slope v, instead of
+  // `noise`.
+  bool learned = false;
+  double log_offset = 0;
+  double log_slope = 0;
+  int64_t timestep = 0;  // names the step's noise: t in the full chain
 };
 
 struct SamplerQuery {
@@ -28,7 +34,7 @@ struct SamplerQuery {
 
 using Sampler = Choice<std::vector<SamplerStep>(const SamplerQuery&)>;
 
-/// ddpm.
+/// ddpm, ddim.
 const Sampler::Table& samplers();
 
 /// `count` of 0..steps-1, evenly spaced with both ends, ascending (Nichol & Dhariwal 2021, sec. 4;

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "samplers/ddim.h"
 #include "samplers/ddpm.h"
 #include "samplers/sampler.h"
 
@@ -10,6 +11,8 @@ namespace diffuse {
 const Sampler::Table& samplers() {
   static const Sampler::Table table{
       Sampler::row<Ddpm>("ddpm", "ancestral sampling", "Ho et al. 2020, algorithm 2"),
+      Sampler::row<Ddim>(
+          "ddim", "deterministic steps, or with some noise", "Song et al. 2021 (DDIM), eq. 12"),
   };
   return table;
 }

@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kFormat = 1;
 constexpr const char* kExpAvg = "exp_avg.";
 constexpr const char* kExpAvgSq = "exp_avg_sq.";
-constexpr const char* kScheduleTable = "schedule.txt";
+constexpr const char* kHistory = "history.safetensors";
 
 /// The tensors of a flat CPU buffer as views of bytes, named prefix + parameter name.
 void add_views(std::vector<TensorView>& out,
@@ -58,6 +58,34 @@ void expect_tensors(const SafetensorsFile& file, const std::string& path, size_t
                 path + " holds " + std::to_string(file.tensors().size()) +
                     " tensors, the network has " + std::to_string(expected) +
                     ": it belongs to another network");
+}
+
+/// The history's two arrays as views of bytes.
+std::vector<TensorView> history_views(const LossHistory& history) {
+  return {{.name = "losses",
+           .dtype = "F64",
+           .shape = {history.bins(), LossHistory::kLength},
+           .bytes = std::as_bytes(std::span(history.losses))},
+          {.name = "count",
+           .dtype = "I64",
+           .shape = {history.bins()},
+           .bytes = std::as_bytes(std::span(history.count))}};
+}
+
+/// Without such a file the history stays empty: the run was begun with another time sampler.
+void read_history(const std::filesystem::path& path, LossHistory& history) {
+  if (!std::filesystem::exists(path)) return;
+  const SafetensorsFile file(path);
+  const auto copy = [&](const TensorView& like, auto& into) {
+    const TensorView* found = file.find(like.name);
+    if (found == nullptr || found->dtype != like.dtype || found->shape != like.shape)
+      throw Error(Exit::checkpoint,
+                  path.string() + ": '" + like.name + "' is not that of this config");
+    std::memcpy(into.data(), found->bytes.data(), found->bytes.size());
+  };
+  const std::vector<TensorView> views = history_views(history);
+  copy(views[0], history.losses);
+  copy(views[1], history.count);
 }
 
 nlohmann::json read_state_json(const std::filesystem::path& checkpoint) {
@@ -130,8 +158,13 @@ std::filesystem::path save_state(const std::filesystem::path& folder,
   json["fingerprint"] = info.fingerprint;
   files[4].name = "state.json";
   files[4].text = json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-  if (!info.schedule_table.empty())
-    files.push_back({.name = kScheduleTable, .tensors = {}, .text = info.schedule_table});
+  if (state.history.bins() > 0) {
+    CheckpointFile& file = files.emplace_back();
+    file.name = kHistory;
+    file.tensors = history_views(state.history);
+  }
+  for (const auto& [name, text] : info.files)
+    files.push_back({.name = name, .tensors = {}, .text = text});
   return write_checkpoint(folder, state.step, files, verify_after_write);
 }
 
@@ -145,8 +178,9 @@ CheckpointInfo load_info(const std::filesystem::path& checkpoint) {
     info.class_names = json.at("class_names").get<std::vector<std::string>>();
     info.images = json.at("images").get<int64_t>();
     info.fingerprint = json.at("fingerprint").get<uint64_t>();
-    if (std::filesystem::exists(checkpoint / kScheduleTable))
-      info.schedule_table = read_file(checkpoint / kScheduleTable, Exit::checkpoint, 64 << 20);
+    for (const char* name : {kScheduleFile, kWeightingFile})
+      if (std::filesystem::exists(checkpoint / name))
+        info.files[name] = read_file(checkpoint / name, Exit::checkpoint, 64 << 20);
     return info;
   });
 }
@@ -167,6 +201,7 @@ void load_state(const std::filesystem::path& checkpoint,
   read_views(optim, path.string(), layout, flat, kExpAvgSq);
   state.exp_avg_sq.copy_(flat);
 
+  if (state.history.bins() > 0) read_history(checkpoint / kHistory, state.history);
   reading(checkpoint, [&](const nlohmann::json& json) {
     state.step = json.at("step").get<int64_t>();
     state.images_seen = json.at("images_seen").get<int64_t>();

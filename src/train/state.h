@@ -5,9 +5,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
+#include "diffusion/time_sampler.h"
 #include "io/checkpoint.h"
 #include "nn/params.h"
 
@@ -43,7 +45,12 @@ struct TrainState {
   int64_t step = 0;    // optimizer steps done
   int64_t images_seen = 0;
   int64_t logged_step = 0;  // the last log line
+  LossHistory history;      // of time_sampler importance; else without bins
 };
+
+/// Names in a checkpoint of the files behind schedule `table` and weighting `table`.
+inline constexpr const char* kScheduleFile = "schedule.txt";
+inline constexpr const char* kWeightingFile = "weighting.txt";
 
 /// What the state does not hold but a checkpoint must, to stand alone.
 struct CheckpointInfo {
@@ -54,8 +61,8 @@ struct CheckpointInfo {
   std::vector<std::string> class_names;
   int64_t images = 0;  // size and fingerprint of the data set
   uint64_t fingerprint = 0;
-  std::string schedule_table;  // content of the file that schedule `table` names; `config` says
-                               // schedule.txt
+  // Content of the files that `config` names, under the names that it has for them.
+  std::map<std::string, std::string> files;
 };
 
 /// Writes checkpoint `state.step` under `folder` (io/checkpoint.h). Throws Error{write}.

@@ -17,16 +17,11 @@ namespace {
 struct Rows {
   at::Tensor x0;      // [n, channels, height, width] in [-1, 1]
   at::Tensor labels;  // [n] int64, undefined without classes
-  at::Tensor t;       // [n] int64
   at::Tensor eps;     // like x0
 };
 
-Rows draw_rows(const TrainSetup& setup,
-               const Batch& batch,
-               const std::vector<int64_t>& times,
-               int64_t first,
-               int64_t n,
-               at::Device device) {
+Rows draw_rows(
+    const TrainSetup& setup, const Batch& batch, int64_t first, int64_t n, at::Device device) {
   const auto whole = [&](const auto& values, at::ScalarType type) {
     // from_blob does not copy; narrow() and to() below do, before the vectors die.
     return at::from_blob(const_cast<void*>(static_cast<const void*>(values.data())),
@@ -46,7 +41,6 @@ Rows draw_rows(const TrainSetup& setup,
                                 .narrow(0, first * values, n * values)
                                 .view({n, image_shape[0], image_shape[1], image_shape[2]});
   rows.x0 = to_device(pixels).to(at::kFloat).div_(127.5).sub_(1);  // 0..255 -> [-1, 1]
-  rows.t = to_device(whole(times, at::kLong).narrow(0, first, n).clone());
   if (setup.network.num_classes() > 0)
     rows.labels = to_device(whole(batch.labels, at::kLong).narrow(0, first, n).clone());
   rows.eps = at::empty_like(rows.x0);
@@ -69,27 +63,45 @@ bool train(TrainState& state,
   while (state.step < setup.steps) {
     const Batch batch = batches.next();
     const auto step = static_cast<uint64_t>(state.step);
-    const std::vector<int64_t> times = setup.time_sampler(TimeQuery{
-        .seed = setup.seed, .step = step, .batch = setup.batch, .steps = setup.objective.steps()});
+    const bool adaptive = state.history.bins() > 0;
+    const std::vector<Time> times =
+        setup.times(TimeQuery{.seed = setup.seed, .step = step, .batch = setup.batch},
+                    adaptive ? &state.history : nullptr);
 
     state.params.grad().zero_();
-    at::Tensor loss, loss_raw;  // 0-dim, of the global batch
+    at::Tensor loss, loss_raw;       // 0-dim, of the global batch
+    std::vector<at::Tensor> losses;  // [n] each, for the history
     for (int64_t first = 0; first < setup.batch; first += setup.micro_batch) {
       const int64_t n = std::min(setup.micro_batch, setup.batch - first);
-      const Rows rows = draw_rows(setup, batch, times, first, n, device);
+      const Rows rows = draw_rows(setup, batch, first, n, device);
+      const Objective::Rows levels = setup.objective.rows(times.data() + first, n);
       // Ho et al. 2020, algorithm 1: x0 ~ q, t, eps ~ N(0, I), gradient step on |F* - F(z_t, t)|^2.
-      const at::Tensor z = setup.objective.noise(rows.x0, rows.eps, rows.t);
+      const at::Tensor input = setup.objective.input(rows.x0, rows.eps, levels);
       const DropoutKey dropout{setup.seed, step, first};
       const at::Tensor output = with_autocast(setup.bf16, device, [&] {
         return setup.network.forward(
-            state.params.weights(), z, setup.objective.time(rows.t), rows.labels, &dropout);
+            state.params.weights(), input, levels.time, rows.labels, &dropout);
       });
-      const Objective::Loss part = setup.objective.loss(output, rows.x0, rows.eps, rows.t);
-      const at::Tensor share = part.weighted.sum() / static_cast<double>(setup.batch);
+      const Objective::Loss part = setup.objective.loss(output, rows.x0, rows.eps, levels);
+      at::Tensor weighted = part.weighted;
+      if (adaptive) losses.push_back(weighted.detach());
+      if (setup.network.has_level_weight()) {  // Karras et al. 2024, eq. 14
+        const at::Tensor u = setup.network.level_weight(state.params.weights(), levels.logsnr);
+        weighted = at::add(at::mul(weighted, at::exp(at::neg(u))), u);
+      }
+      // Times that are drawn more often than their share in the objective count less.
+      const at::Tensor share =
+          at::mul(weighted, levels.share).sum() / static_cast<double>(setup.batch);
       share.backward();
-      const at::Tensor raw_share = part.raw.sum() / static_cast<double>(setup.batch);
+      const at::Tensor raw_share =
+          at::mul(part.raw, levels.share).sum() / static_cast<double>(setup.batch);
       loss = loss.defined() ? loss + share.detach() : share.detach();
       loss_raw = loss_raw.defined() ? loss_raw + raw_share : raw_share;
+    }
+    if (adaptive) {
+      const at::Tensor all = at::cat(losses).to(at::kDouble).cpu();
+      for (int64_t i = 0; i < setup.batch; ++i)
+        state.history.add(times[static_cast<size_t>(i)].bin, all.const_data_ptr<double>()[i]);
     }
     update(state, setup.network.layout(), setup.optim, setup.steps, loss, loss_raw);
     ++state.step;

@@ -9,7 +9,7 @@
 
 #include "data/batches.h"
 #include "diffusion/objective.h"
-#include "nn/unet.h"
+#include "nn/model.h"
 #include "train/options.h"
 #include "train/state.h"
 
@@ -17,9 +17,9 @@ namespace diffuse {
 
 /// Everything that a step reads and does not change.
 struct TrainSetup {
-  const UNet& network;
+  const Model& network;
   const Objective& objective;
-  const TimeSampler& time_sampler;
+  const TimeDraw& times;
   std::vector<int64_t> image_shape;  // channels, height, width
   OptimOptions optim;
   int64_t steps = 0;        // of the whole run

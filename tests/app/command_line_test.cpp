@@ -53,9 +53,11 @@ TEST(CommandLine, Mistakes) {
   expect_usage({"sample", "x", "--weights", "emma"},
                "error: --weights: must be one of ema, raw, got 'emma'; did you mean 'ema'?; see "
                "diffuse sample --help");
-  expect_usage({"sample", "x", "--variance", "fixed"},
-               "error: --variance: must be one of fixed_small, fixed_large, got 'fixed'; see "
-               "diffuse sample --help");
+  expect_usage(
+      {"sample", "x", "--variance", "fixed"},
+      "error: --variance: must be one of fixed_small, fixed_large, learned, learned_range, "
+      "got 'fixed'; see "
+      "diffuse sample --help");
   expect_usage({"sample", "x", "--grid", "8"},
                "error: --grid must be ROWSxCOLUMNS like 8x8, each 1 to 1000, got '8'");
   expect_usage({"sample", "x", "--grid", "2x2", "-n", "5"},

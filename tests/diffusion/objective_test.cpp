@@ -10,6 +10,9 @@
 #include <stdexcept>
 
 #include "diffusion/denoiser.h"
+#include "diffusion/support.h"
+#include "support/temp_folder.h"
+#include "support/text_files.h"
 
 namespace diffuse {
 namespace {
@@ -43,6 +46,8 @@ struct Paper {
     alpha = std::sqrt(bar);
     sigma = std::sqrt(1 - bar);
     posterior_variance = (1 - prev) / (1 - bar) * beta;  // Ho et al. 2020, eq. 7
+    c1 = std::sqrt(prev) * beta / (1 - bar);
+    c2 = std::sqrt(1 - beta) * (1 - prev) / (1 - bar);
     if (t == 0) posterior_variance = Paper(1).posterior_variance;
   }
 
@@ -52,6 +57,13 @@ struct Paper {
     if (name == "x0") return x0;
     if (name == "velocity") return alpha * eps - sigma * x0;  // Salimans & Ho 2022, sec. 4
     if (name == "score") return -eps / sigma;                 // Song et al. 2021, sec. 2
+    if (name == "flow") return eps - x0;                      // Liu et al. 2022, eq. 1
+    const at::Tensor z = alpha * x0 + sigma * eps;
+    if (name == "mu") return c1 * x0 + c2 * z;  // Ho et al. 2020, eq. 7
+    if (name == "edm") {  // Karras et al. 2022, Table 1 and eq. 8, for y = x0 and z / alpha
+      const double sigma_k = sigma / alpha, sigma_d = 0.5, total = std::hypot(sigma_k, sigma_d);
+      return (x0 - sigma_d * sigma_d / (total * total) * z / alpha) / (sigma_k * sigma_d / total);
+    }
     throw std::logic_error("the test does not know the target " + name);
   }
 
@@ -61,6 +73,12 @@ struct Paper {
     if (target == "x0") return snr;
     if (target == "velocity") return snr / (snr + 1);
     if (target == "score") return 1 - bar;
+    if (target == "flow") return snr * sigma * sigma / ((alpha + sigma) * (alpha + sigma));
+    if (target == "mu") return snr / (c1 * c1);
+    if (target == "edm") {  // c_out^2: Karras et al. 2022, Table 1
+      const double variance = 1 / snr;
+      return snr * variance * 0.25 / (variance + 0.25);
+    }
     throw std::logic_error("the test does not know the target " + target);
   }
 
@@ -88,25 +106,32 @@ struct Paper {
     if (name == "vlb")  // Ho et al. 2020, eq. 12
       return beta * beta / (2 * posterior_variance * (1 - beta) * (1 - bar)) *
              epsilon_error(target);
+    if (name == "table") {  // some_weights()
+      const double logsnr = std::log(snr);
+      if (logsnr <= -10) return 2 * epsilon_error(target);
+      if (logsnr >= 3) return 0.5 * epsilon_error(target);
+      return epsilon_error(target) *
+             (logsnr < -2 ? std::pow(2, -(logsnr + 2) / 8) : std::pow(2, -(logsnr + 2) / 5));
+    }
     throw std::logic_error("the test does not know the weighting " + name);
   }
 
-  double beta = 0, bar = 1, snr = 0, alpha = 1, sigma = 0, posterior_variance = 0;
+  double beta = 0, bar = 1, snr = 0, alpha = 1, sigma = 0, posterior_variance = 0, c1 = 0, c2 = 0;
 };
 
 struct Draw {
   at::Tensor x0 = at::randn({6, 2, 3, 4}, at::kDouble);
   at::Tensor eps = at::randn({6, 2, 3, 4}, at::kDouble);
-  at::Tensor t = at::tensor({0, 1, 20, 100, 198, 199}, at::kLong);
+  std::vector<int64_t> t{0, 1, 20, 100, 198, 199};
 };
 
 TEST(Objective, NoisesByEquation4) {
   at::manual_seed(3);
   const Draw d;
   const Objective objective(options_of("epsilon", "simple"), at::kCPU);
-  const at::Tensor z = objective.noise(d.x0, d.eps, d.t);
-  for (int64_t i = 0; i < d.t.size(0); ++i) {
-    const Paper paper(d.t[i].item<int64_t>());
+  const at::Tensor z = objective.input(d.x0, d.eps, objective.rows_of_steps(d.t));
+  for (int64_t i = 0; i < 6; ++i) {
+    const Paper paper(d.t[static_cast<size_t>(i)]);
     const at::Tensor expected = paper.alpha * d.x0[i] + paper.sigma * d.eps[i];
     // The tables are rounded to float32 once: 6e-8 of values up to 5.
     EXPECT_LT((z[i] - expected).abs().max().item<double>(), 1e-6);
@@ -116,16 +141,22 @@ TEST(Objective, NoisesByEquation4) {
 TEST(Objective, LossIsThePapersForEveryCombination) {
   at::manual_seed(1);
   const Draw d;
+  const TempFolder folder;
+  spill(folder / "weights.txt", some_weights());
   for (const auto& p : predictions())
     for (const auto& w : weightings()) {
       SCOPED_TRACE(p.name + " " + w.name);
-      const Objective objective(options_of(p.name, w.name), at::kCPU);
-      const at::Tensor target = objective.target(d.x0, d.eps, d.t);
+      DiffusionOptions options = options_of(p.name, w.name);
+      if (auto* table = options.weighting.options<TableWeighting>())
+        table->file = folder / "weights.txt";
+      const Objective objective(options, at::kCPU);
+      const Objective::Rows rows = objective.rows_of_steps(d.t);
+      const at::Tensor target = objective.target(d.x0, d.eps, rows);
       const at::Tensor output =
           target + 0.1 * at::randn_like(target) * target.abs().amax({1, 2, 3}, true);
-      const Objective::Loss loss = objective.loss(output, d.x0, d.eps, d.t);
-      for (int64_t i = 0; i < d.t.size(0); ++i) {
-        const int64_t t = d.t[i].item<int64_t>();
+      const Objective::Loss loss = objective.loss(output, d.x0, d.eps, rows);
+      for (int64_t i = 0; i < 6; ++i) {
+        const int64_t t = d.t[static_cast<size_t>(i)];
         const Paper paper(t);
         const double raw =
             (output[i] - paper.target(p.name, d.x0[i], d.eps[i])).square().mean().item<double>();
@@ -134,7 +165,7 @@ TEST(Objective, LossIsThePapersForEveryCombination) {
         EXPECT_NEAR(loss.weighted[i].item<double>(), expected, 1e-5 * expected) << "t=" << t;
         EXPECT_NEAR(loss.raw[i].item<double>(), raw, 1e-5 * raw) << "t=" << t;
       }
-      EXPECT_LT(objective.loss(target, d.x0, d.eps, d.t).weighted.max().item<double>(), 1e-20);
+      EXPECT_LT(objective.loss(target, d.x0, d.eps, rows).weighted.max().item<double>(), 1e-20);
     }
 }
 
@@ -142,10 +173,11 @@ TEST(Objective, GradientReachesTheOutput) {
   at::manual_seed(4);
   const Draw d;
   const Objective objective(options_of("velocity", "min_snr"), at::kCPU);
+  const Objective::Rows rows = objective.rows_of_steps(d.t);
   at::Tensor output = at::zeros_like(d.x0).requires_grad_(true);
-  objective.loss(output, d.x0, d.eps, d.t).weighted.sum().backward();
-  for (int64_t i = 0; i < d.t.size(0); ++i) {
-    const Paper paper(d.t[i].item<int64_t>());
+  objective.loss(output, d.x0, d.eps, rows).weighted.sum().backward();
+  for (int64_t i = 0; i < 6; ++i) {
+    const Paper paper(d.t[static_cast<size_t>(i)]);
     const at::Tensor expected = -2.0 / 24 * paper.weight("min_snr", "velocity") *
                                 paper.target("velocity", d.x0[i], d.eps[i]);
     EXPECT_LT((output.grad()[i] - expected).abs().max().item<double>(), 1e-6);
@@ -159,16 +191,18 @@ TEST(Denoiser, GivesBackX0ForThePerfectNetwork) {
     const Objective objective(options, at::kCPU);
     const Draw d;
     for (const int64_t t : {0, 50, 150}) {
-      const Level level = objective.chain().level(t);
+      const Level level = objective.process().chain().level(t);
       const Paper paper(t);
       const Network perfect = [&](const at::Tensor&, const at::Tensor& time) {
-        EXPECT_EQ(time[0].item<double>(), static_cast<double>(t));
+        const double told =
+            p.name == "edm" ? std::log(paper.sigma / paper.alpha) / 4 : static_cast<double>(t);
+        EXPECT_NEAR(time[0].item<double>(), told, 1e-12);
         return paper.target(p.name, d.x0, d.eps);
       };
       const at::Tensor z = paper.alpha * d.x0 + paper.sigma * d.eps;
-      const at::Tensor x_hat = make_denoiser(perfect, options.target, false)(z, level);
+      const at::Tensor x_hat = make_denoiser(perfect, options.target, false)(z, level).x_hat;
       EXPECT_LT((x_hat - d.x0).abs().max().item<double>(), 1e-12 / paper.alpha) << p.name;
-      const at::Tensor clipped = make_denoiser(perfect, options.target, true)(z, level);
+      const at::Tensor clipped = make_denoiser(perfect, options.target, true)(z, level).x_hat;
       EXPECT_TRUE(at::equal(clipped, x_hat.clamp(-1, 1)));
     }
   }

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+#include "nn/model.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <numbers>
+#include <vector>
+
+#include "base/error.h"
+#include "base/random.h"
+
+namespace diffuse {
+namespace {
+
+constexpr int64_t kFeatures = 128;
+
+/// Frequencies N(0, 1) and phases U(0, 1), the same in every model; the first feature is constant.
+std::vector<at::Tensor> fourier(const at::Tensor& like) {
+  std::vector<float> frequency, phase;
+  for (int64_t i = 0; i < kFeatures; ++i) {
+    const Stream stream{0, Purpose::init, 1, static_cast<uint64_t>(i)};
+    frequency.push_back(i == 0 ? 0 : random_normal4(stream, 0)[0]);
+    phase.push_back(i == 0 ? 0 : static_cast<float>(random_uniform(stream, 2)));
+  }
+  return {at::tensor(frequency, at::kFloat).to(like.device()),
+          at::tensor(phase, at::kFloat).to(like.device())};
+}
+
+}  // namespace
+
+Model::Model(const UNetOptions& options,
+             int64_t in_channels,
+             int64_t out_channels,
+             int64_t height,
+             int64_t width,
+             int64_t num_classes,
+             bool learned_weight)
+    : unet_(
+          options, in_channels, out_channels, height, width, num_classes, [&](ParamLayout& layout) {
+            if (learned_weight)
+              head_ = layout.add("level_weight.weight", {kFeatures}, Init::constant(0));
+          }) {}
+
+at::Tensor Model::forward(const Weights& weights,
+                          const at::Tensor& x,
+                          const at::Tensor& t,
+                          const at::Tensor& labels,
+                          const DropoutKey* dropout) const {
+  return unet_.forward(weights, x, t, labels, dropout);
+}
+
+at::Tensor Model::level_weight(const Weights& weights, const at::Tensor& logsnr) const {
+  DIFFUSE_CHECK(has_level_weight());
+  const at::Tensor& weight = weights[static_cast<size_t>(head_)];
+  const auto features = fourier(weight);
+  const at::Tensor noise = at::mul(logsnr, -0.125).unsqueeze(1);  // ln(sigma / alpha) / 4
+  const at::Tensor angle =
+      at::mul(at::add(at::mul(noise, features[0]), features[1]), 2 * std::numbers::pi);
+  const at::Tensor cosines = at::mul(at::cos(angle), std::numbers::sqrt2);
+  return at::mv(cosines, at::div(weight, std::sqrt(static_cast<double>(kFeatures))));
+}
+
+}  // namespace diffuse
