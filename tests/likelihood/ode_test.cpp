@@ -68,8 +68,8 @@ TEST(Ode, StepsHaveTheOrdersOfThePair) {
     return std::pair(std::abs(step.y[0].item<double>() - 1 / (1 + h)),
                      std::abs(step.error[0].item<double>()));
   };
-  const auto [solution, estimate] = errors(0.1);
-  const auto [solution_half, estimate_half] = errors(0.05);
+  const auto [solution, estimate] = errors(0.05);
+  const auto [solution_half, estimate_half] = errors(0.025);
   EXPECT_NEAR(std::log2(solution / solution_half), 6, 0.5);
   EXPECT_NEAR(std::log2(estimate / estimate_half), 5, 0.5);
 }
