@@ -22,7 +22,8 @@ struct CheckFlags {
 /// What the data part found.
 struct DataSummary {
   std::string path;
-  int64_t pictures = 0;
+  int64_t pictures = 0;  // with those held out
+  int64_t held_out = 0;
   std::vector<std::string> classes;
   std::vector<SkippedFile> skipped;
 };
@@ -38,12 +39,13 @@ DataSummary decode_all(const DataOptions& options, ProgressMode mode) {
   if (!data.cached()) {
     std::vector<uint8_t> pixels(
         static_cast<size_t>(options.height() * options.width() * options.channels));
-    for (int64_t i = 0; i < data.size(); ++i) {
+    const int64_t count = data.size() + data.held_out();
+    for (int64_t i = 0; i < count; ++i) {
       data.fetch(i, false, 0.5, 0.5, pixels.data());
-      shown(i + 1, data.size());
+      shown(i + 1, count);
     }
   }
-  return {options.path, data.usable(), data.scan().label_names, data.bad()};
+  return {options.path, data.usable(), data.held_out(), data.scan().label_names, data.bad()};
 }
 
 DataSummary scan_headers(const DataOptions& options) {
@@ -54,7 +56,7 @@ DataSummary scan_headers(const DataOptions& options) {
                                  [](const SkippedFile& file) { return file.picture; });
   const auto good = static_cast<int64_t>(scan.entries.size());
   refuse_too_many_bad(options, bad, good + bad, [&] { return scan.skipped; });
-  return {options.path, good, scan.label_names, scan.skipped};
+  return {options.path, good, scan.held_out, scan.label_names, scan.skipped};
 }
 
 Json summary_json(const LoadedConfig& loaded, const std::optional<DataSummary>& data) {
@@ -65,6 +67,7 @@ Json summary_json(const LoadedConfig& loaded, const std::optional<DataSummary>& 
     skipped.push_back({{"path", file.path}, {"reason", file.reason}});
   out["data"] = {{"path", data->path},
                  {"pictures", data->pictures},
+                 {"held_out", data->held_out},
                  {"classes", data->classes},
                  {"skipped", skipped}};
   return out;
@@ -88,6 +91,7 @@ std::string summary_text(const CheckFlags& flags,
   if (!data) return out;
   out += "data    " + data->path + ": " +
          counted(static_cast<size_t>(data->pictures), "picture", "pictures");
+  if (data->held_out > 0) out += ", " + std::to_string(data->held_out) + " held out";
   if (!data->classes.empty()) out += ", " + counted(data->classes.size(), "class", "classes");
   if (!data->skipped.empty()) out += ", " + list_skipped(data->skipped, 10);
   if (out.back() != '\n') out += '\n';

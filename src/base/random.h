@@ -33,6 +33,9 @@ enum class Purpose : uint32_t {
   sample_step = 9,   // the noise of chain position `step` of image `sample`
   probe = 11,        // step = probe number, sample = evaluated image, index = 64 elements
   dequantise = 13,   // step = draw, sample = evaluated image, index = element
+  bound = 14,        // step = chain index t, sample = evaluated image, index = element
+  bound_step = 15,   // step = stratum of t, sample = evaluated image
+  validate = 16,     // step = level number, sample = evaluated image, index = element
 };
 
 /// Names one stream; `block` below counts 128-bit blocks in it.

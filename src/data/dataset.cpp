@@ -218,7 +218,7 @@ Dataset::Dataset(const DataOptions& options, const std::function<void(int64_t, i
   d.scan = scan_folder(options, true);
   refuse_bad(options, d.scan.skipped);
   d.image_bytes = options.height() * options.width() * options.channels;
-  d.pictures = size();
+  d.pictures = static_cast<int64_t>(d.scan.entries.size());
   for (const SkippedFile& s : d.scan.skipped) {
     if (!s.picture) continue;
     ++d.pictures;
@@ -232,11 +232,15 @@ Dataset::Dataset(const DataOptions& options, const std::function<void(int64_t, i
 Dataset::~Dataset() = default;
 Dataset::Dataset(Dataset&&) noexcept = default;
 
-int64_t Dataset::size() const { return static_cast<int64_t>(impl_->scan.entries.size()); }
+int64_t Dataset::size() const {
+  return static_cast<int64_t>(impl_->scan.entries.size()) - impl_->scan.held_out;
+}
+
+int64_t Dataset::held_out() const { return impl_->scan.held_out; }
 
 int64_t Dataset::usable() const {
   const std::lock_guard lock(impl_->mutex);
-  return size() - static_cast<int64_t>(impl_->bad_entries.size());
+  return size() + held_out() - static_cast<int64_t>(impl_->bad_entries.size());
 }
 
 const DataScan& Dataset::scan() const { return impl_->scan; }
@@ -248,7 +252,7 @@ int64_t Dataset::label(int64_t index) const {
 
 bool Dataset::fetch(int64_t index, bool flip, double crop_y, double crop_x, uint8_t* out) const {
   Impl& d = *impl_;
-  DIFFUSE_CHECK(index >= 0 && index < size());
+  DIFFUSE_CHECK(index >= 0 && index < size() + held_out());
   {
     std::unique_lock lock(d.mutex, std::defer_lock);
     if (!d.cached) lock.lock();  // else nothing is added any more

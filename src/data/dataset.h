@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@ namespace diffuse {
 struct DataEntry {
   std::string path;    // relative to the folder
   int64_t label = -1;  // -1: none
+  uint64_t key = 0;    // a hash of the path: an order in which new pictures move no others
 };
 
 struct SkippedFile {
@@ -27,19 +29,28 @@ struct SkippedFile {
 
 /// What a folder holds, from names and (optionally) headers: no pixel decoded.
 struct DataScan {
-  std::vector<DataEntry> entries;        // byte-wise path order
+  // Those for training in byte-wise path order, then those held out in the order of their keys.
+  std::vector<DataEntry> entries;
+  int64_t held_out = 0;
   std::vector<std::string> label_names;  // index = label; class folders in byte-wise order
   std::vector<SkippedFile> skipped;      // byte-wise path order
-  uint64_t fingerprint = 0;  // of the entries' paths and sizes: a resume on other data is noticed
+  // Of the paths and sizes of all entries, and of those held out: other data are noticed.
+  uint64_t fingerprint = 0;
+  uint64_t held_out_fingerprint = 0;
 };
 
 /// Recursive; hidden files and folders are left out, symlinked folders followed once. With
 /// `read_headers` the type is read by content and files that are no pictures, too large or damaged
 /// in the header are listed in `skipped`; without, files are taken by their names' endings. With
 /// labels: subfolder, the first folder of a path is its class; where a picture lies in no
-/// subfolder, none has a label (a message says so if others do). Throws Error{data} when the folder
-/// is missing, cannot be read or holds no picture.
+/// subfolder, none has a label (a message says so if others do). A picture is held out where its
+/// key falls into the share options.holdout: pictures that come or go change nothing for the
+/// others. Throws Error{data} when the folder is missing, cannot be read or holds no picture, or
+/// when options.holdout leaves none for training or holds none out.
 DataScan scan_folder(const DataOptions& options, bool read_headers);
+
+/// A hash of bytes.
+uint64_t hash_of(std::span<const uint8_t> bytes);
 
 /// "skipped N files, the first:" and a line for each of the first `most`.
 std::string list_skipped(const std::vector<SkippedFile>& skipped, size_t most = 5);
@@ -74,8 +85,9 @@ class Dataset {
   ~Dataset();
   Dataset(Dataset&&) noexcept;
 
-  int64_t size() const;    // images, with those that turned out bad since the scan
-  int64_t usable() const;  // without
+  int64_t size() const;      // images for training, with those that turned out bad since the scan
+  int64_t held_out() const;  // images of index size() ..., which are not for training
+  int64_t usable() const;    // all of both without the bad ones
   const DataScan& scan() const;
   bool cached() const;
   int64_t label(int64_t index) const;

@@ -46,6 +46,13 @@ void DataOptions::fields(Fields& f) {
                     "augment_horizontal_flip",
                     "mirror",
                     "fliplr"});
+  f(holdout,
+    "holdout",
+    "share of the pictures that is kept from training, for validate and diffuse evaluate; which "
+    "ones depends on each one's path alone")
+      .at_least(0)
+      .below(1)
+      .also_called({"val_split", "validation_split", "val_fraction", "test_size", "test_split"});
   f(exif_orientation, "exif_orientation", "turn pictures the way viewers show them")
       .also_called({"exif"});
   f.one_of(

@@ -26,6 +26,7 @@ struct DataOptions {
   ResizeFilter resize = ResizeFilter::lanczos;
   Crop crop = Crop::center;
   bool flip = false;
+  double holdout = 0;  // share of the pictures that training never sees
   bool exif_orientation = true;
   AlphaPolicy alpha = AlphaPolicy::white;
   BadImage on_bad_image = BadImage::skip;

@@ -10,8 +10,10 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <set>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 #include "base/error.h"
@@ -222,7 +224,54 @@ void check_root(const std::string& path) {
     throw Error(Exit::data, "data.path " + path + " is not a folder; name a folder of pictures");
 }
 
+/// Fixed, as the keys are part of the reproducibility promise.
+constexpr uint64_t kHoldoutSeed = 0x6469666675736531;
+
+/// A hash over files, in order.
+class Fingerprint {
+ public:
+  Fingerprint() { XXH3_64bits_reset(state_.get()); }
+  void add(const FoundFile& file) {
+    const std::string line = file.path + '\0' + std::to_string(file.bytes) + '\0';
+    XXH3_64bits_update(state_.get(), line.data(), line.size());
+  }
+  uint64_t value() const { return XXH3_64bits_digest(state_.get()); }
+
+ private:
+  struct Free {
+    void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
+  };
+  std::unique_ptr<XXH3_state_t, Free> state_{XXH3_createState()};
+};
+
+bool is_held_out(uint64_t key, const DataOptions& options) {
+  return static_cast<double>(key) * 0x1p-64 < options.holdout;
+}
+
+/// Moves what is held out to the end, by key.
+void hold_out(DataScan& scan, const DataOptions& options) {
+  if (options.holdout == 0) return;
+  const auto first =
+      std::stable_partition(scan.entries.begin(), scan.entries.end(), [&](const DataEntry& e) {
+        return !is_held_out(e.key, options);
+      });
+  std::sort(first, scan.entries.end(), [](const DataEntry& a, const DataEntry& b) {
+    return std::tie(a.key, a.path) < std::tie(b.key, b.path);
+  });
+  scan.held_out = scan.entries.end() - first;
+  const auto count = static_cast<int64_t>(scan.entries.size());
+  if (scan.held_out > 0 && scan.held_out < count) return;
+  throw Error(Exit::data,
+              "data.holdout " + shortest(options.holdout) + " of the " + std::to_string(count) +
+                  " pictures in " + options.path +
+                  (scan.held_out == 0 ? " is none at all; use a larger share or more pictures"
+                                      : " leaves none for training; use a smaller share or more "
+                                        "pictures"));
+}
+
 }  // namespace
+
+uint64_t hash_of(std::span<const uint8_t> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 
 DecodeOptions decode_options(const DataOptions& options) {
   DecodeOptions out;
@@ -252,25 +301,25 @@ DataScan scan_folder(const DataOptions& options, bool read_headers) {
   });
   DataScan scan;
   scan.skipped = std::move(walk.skipped);
-  XXH3_state_t* hash = XXH3_createState();
-  XXH3_64bits_reset(hash);
+  Fingerprint all, held_out;
   for (size_t i = 0; i < walk.files.size(); ++i) {
     const FoundFile& file = walk.files[i];
     if (!checked[i].reason.empty()) {
       scan.skipped.push_back(std::move(checked[i]));
       continue;
     }
-    scan.entries.push_back({file.path});
-    const std::string line = file.path + '\0' + std::to_string(file.bytes) + '\0';
-    XXH3_64bits_update(hash, line.data(), line.size());
+    const uint64_t key = XXH3_64bits_withSeed(file.path.data(), file.path.size(), kHoldoutSeed);
+    scan.entries.push_back({.path = file.path, .key = key});
+    all.add(file);
+    if (is_held_out(key, options)) held_out.add(file);
   }
   std::set<std::string_view> with_pictures;
   for (const DataEntry& e : scan.entries) with_pictures.insert(class_folder(e.path));
   for (const std::string& name : walk.root_folders)
     if (!with_pictures.contains(name))
       scan.skipped.push_back({name + "/", "a folder without pictures"});
-  scan.fingerprint = XXH3_64bits_digest(hash);
-  XXH3_freeState(hash);
+  scan.fingerprint = all.value();
+  scan.held_out_fingerprint = held_out.value();
   std::sort(scan.skipped.begin(),
             scan.skipped.end(),
             [](const SkippedFile& a, const SkippedFile& b) { return a.path < b.path; });
@@ -283,6 +332,7 @@ DataScan scan_folder(const DataOptions& options, bool read_headers) {
     throw Error(Exit::data, message);
   }
   if (options.labels == Labels::subfolder) set_labels(scan, options.path);
+  hold_out(scan, options);
   return scan;
 }
 

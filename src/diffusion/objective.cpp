@@ -54,6 +54,10 @@ Objective::Rows Objective::rows_of_steps(const std::vector<int64_t>& steps) cons
   return rows_at(points, std::vector<double>(points.size(), 1), true);
 }
 
+Objective::Rows Objective::rows_of_points(const std::vector<NoisePoint>& points) const {
+  return rows_at(points, std::vector<double>(points.size(), 1), terms_.bound > 0);
+}
+
 Objective::Rows Objective::rows_at(const std::vector<NoisePoint>& points,
                                    const std::vector<double>& shares,
                                    bool with_bound) const {
@@ -76,7 +80,10 @@ Objective::Rows Objective::rows_at(const std::vector<NoisePoint>& points,
   add(out.time, [&](size_t i) { return c[i].c_noise; });
   add(out.target_x0, [&](size_t i) { return targets[i].x0; });
   add(out.target_eps, [&](size_t i) { return targets[i].eps; });
-  add(out.weight, [&](size_t i) { return network_weight(options_, process_, points[i]); });
+  add(out.weight, [&](size_t i) {
+    const bool trained = points[i].t < 0 || !process_.continuous();
+    return trained ? network_weight(options_, process_, points[i]) : 0;
+  });
   add(out.share, [&](size_t i) { return shares[i]; });
   add(out.logsnr, [&](size_t i) { return points[i].level.logsnr; });
   std::vector<int64_t> decoded;
@@ -87,6 +94,8 @@ Objective::Rows Objective::rows_at(const std::vector<NoisePoint>& points,
     add(out.mean_error, [&](size_t i) {
       return chain.posterior_mean_x0[static_cast<size_t>(points[i].t)] * c[i].c_out;
     });
+    add(out.mean_x0,
+        [&](size_t i) { return chain.posterior_mean_x0[static_cast<size_t>(points[i].t)]; });
     add(out.log_posterior,
         [&](size_t i) { return std::log(clipped_posterior_variance(chain, points[i].t)); });
     add(out.log_offset, [&](size_t i) {
@@ -153,17 +162,33 @@ at::Tensor Objective::bound_bits(const at::Tensor& error,
                                  const at::Tensor& v,
                                  const at::Tensor& x0,
                                  const Rows& rows) const {
+  return bound_terms(error, rows.mean_error, rows.c_out, v, x0, rows);
+}
+
+at::Tensor Objective::bound_bits_of_estimate(const at::Tensor& error,
+                                             const at::Tensor& v,
+                                             const at::Tensor& x0,
+                                             const Rows& rows) const {
+  return bound_terms(error, rows.mean_x0, at::ones_like(rows.mean_x0), v, x0, rows);
+}
+
+at::Tensor Objective::bound_terms(const at::Tensor& error,
+                                  const at::Tensor& to_mean,
+                                  const at::Tensor& to_x0,
+                                  const at::Tensor& v,
+                                  const at::Tensor& x0,
+                                  const Rows& rows) const {
   const at::Tensor offset = column(rows.log_offset, error);
   const at::Tensor log_variance =
       v.defined() ? at::addcmul(offset, v, column(rows.log_slope, error)) : offset;
-  at::Tensor nats = at::mean(gaussian_kl(at::mul(error, column(rows.mean_error, error)),
-                                         column(rows.log_posterior, error),
-                                         log_variance),
-                             {1, 2, 3});
+  at::Tensor nats = at::mean(
+      gaussian_kl(
+          at::mul(error, column(to_mean, error)), column(rows.log_posterior, error), log_variance),
+      {1, 2, 3});
   if (rows.decoded.size(0) > 0) {  // p(x_0 | z_0) = N(x0_hat, sigma_0^2), in bins of the data
     const auto some = [&](const at::Tensor& all) { return all.index_select(0, rows.decoded); };
     const at::Tensor x = some(x0);
-    const at::Tensor x_hat = at::add(x, at::mul(some(error), column(some(rows.c_out), x)));
+    const at::Tensor x_hat = at::add(x, at::mul(some(error), column(some(to_x0), x)));
     const at::Tensor decoder = decoder_nll(x, x_hat, at::mul(some(log_variance), 0.5), bits_);
     nats = nats.index_copy(0, rows.decoded, at::mean(decoder, {1, 2, 3}));
   }

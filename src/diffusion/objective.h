@@ -37,13 +37,17 @@ class Objective {
     // For the bound; undefined without it.
     at::Tensor c_out;                  // x0_hat - x0 = c_out (F - F*)
     at::Tensor mean_error;             // mu~(x0_hat) - mu~(x0) = mean_error (F - F*)
+    at::Tensor mean_x0;                // = mean_x0 (x0_hat - x0)
     at::Tensor log_posterior;          // log beta~
     at::Tensor log_offset, log_slope;  // of the model's variance
     at::Tensor decoded;                // int64, the rows at t = 0
   };
   Rows rows(const Time* times, int64_t n) const;
-  /// Rows for steps of the chain, each with share 1. Discrete time.
+  /// Rows for steps of the chain, each with share 1. Where time is continuous the chain is not what
+  /// is trained: the weights are 0.
   Rows rows_of_steps(const std::vector<int64_t>& steps) const;
+  /// Rows for levels that are trained, each with share 1.
+  Rows rows_of_points(const std::vector<NoisePoint>& points) const;
 
   /// What the network is fed: c_in z.
   at::Tensor input(const at::Tensor& x0, const at::Tensor& eps, const Rows& rows) const;
@@ -67,6 +71,11 @@ class Objective {
                         const at::Tensor& v,
                         const at::Tensor& x0,
                         const Rows& rows) const;
+  /// The same, `error` being x0_hat - x0: for an estimate that is not the network's own.
+  at::Tensor bound_bits_of_estimate(const at::Tensor& error,
+                                    const at::Tensor& v,
+                                    const at::Tensor& x0,
+                                    const Rows& rows) const;
 
   /// The two parts of an output: F, and v (undefined where the variance is fixed).
   std::pair<at::Tensor, at::Tensor> split(const at::Tensor& output) const;
@@ -75,6 +84,13 @@ class Objective {
   Rows rows_at(const std::vector<NoisePoint>& points,
                const std::vector<double>& shares,
                bool with_bound) const;
+  /// mu~(x0_hat) - mu~(x0) = to_mean error, x0_hat - x0 = to_x0 error.
+  at::Tensor bound_terms(const at::Tensor& error,
+                         const at::Tensor& to_mean,
+                         const at::Tensor& to_x0,
+                         const at::Tensor& v,
+                         const at::Tensor& x0,
+                         const Rows& rows) const;
 
   DiffusionOptions options_;
   Process process_;
