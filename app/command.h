@@ -31,6 +31,7 @@ using Run = std::function<int()>;
 
 Run add_train(CLI::App& app, const Context& context);
 Run add_sample(CLI::App& app, const Context& context);
+Run add_evaluate(CLI::App& app, const Context& context);
 Run add_check(CLI::App& app, const Context& context);
 Run add_inspect(CLI::App& app, const Context& context);
 Run add_schedule(CLI::App& app, const Context& context);

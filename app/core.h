@@ -57,9 +57,33 @@ struct SampleRequest {
   bool force = false;      // overwrite
 };
 
+struct EvaluateRequest {
+  GlobalOptions global;
+  Signals* signals = nullptr;
+  std::string checkpoint;  // checkpoint or run folder
+  std::string data;        // folder of pictures; empty: those held out, or all that were trained on
+  bool bound = true;       // the two routes to bits/dim
+  bool ode = true;
+  int64_t count = 64;
+  std::optional<int64_t> timesteps;  // terms of the bound that are drawn; none: all
+  bool clipped = true;               // rows of the result
+  bool unclipped = true;
+  std::optional<std::string> weights;  // ema | raw
+  double tol = 1e-5;                   // of the ODE
+  int64_t probes = 1;                  // 0: the exact trace
+  int64_t seed = 0;
+  int64_t bits = 8;  // of the data
+  std::optional<int64_t> batch;
+  std::string device = "auto";
+  bool json = false;
+  std::string csv;  // files; empty: none
+  std::string svg;
+};
+
 struct Core {
   int (*train)(const TrainRequest&);  // returns the exit code; throws Error
   int (*sample)(const SampleRequest&);
+  int (*evaluate)(const EvaluateRequest&);
 };
 
 /// Opens libdiffuse_core. Throws Error{device} with the remedy when LibTorch is not found.

@@ -25,6 +25,7 @@ struct Command {
 constexpr Command kCommands[] = {
     {"train", add_train},
     {"sample", add_sample},
+    {"evaluate", add_evaluate},
     {"check", add_check},
     {"inspect", add_inspect},
     {"schedule", add_schedule},

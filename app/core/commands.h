@@ -7,6 +7,7 @@ namespace diffuse {
 
 int run_train(const TrainRequest& request);
 int run_sample(const SampleRequest& request);
+int run_evaluate(const EvaluateRequest& request);
 
 /// 0: all cores.
 void set_threads(int threads);

@@ -17,6 +17,7 @@ extern "C" const diffuse::Core* diffuse_core() {
   static const diffuse::Core core{
       .train = diffuse::run_train,
       .sample = diffuse::run_sample,
+      .evaluate = diffuse::run_evaluate,
   };
   return &core;
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/log.h"
 #include "config/yaml.h"
@@ -70,12 +71,17 @@ Config saved_config(const CheckpointInfo& info, const std::filesystem::path& che
   }
 }
 
-int64_t draw_batch(const DrawRequest& request) {
+int64_t images_at_once(const std::vector<int64_t>& shape,
+                       std::optional<int64_t> batch,
+                       int64_t count) {
   // At most 64 and about 2^18 values keep the activations of wide networks below a few GB.
-  const std::vector<int64_t>& shape = request.image_shape;
   const int64_t automatic =
       std::clamp<int64_t>((int64_t{1} << 18) / (shape[0] * shape[1] * shape[2]), 1, 64);
-  return std::min(request.options.batch.value_or(automatic), request.count);
+  return std::min(batch.value_or(automatic), count);
+}
+
+int64_t draw_batch(const DrawRequest& request) {
+  return images_at_once(request.image_shape, request.options.batch, request.count);
 }
 
 bool set_precision(Precision precision, at::Device device) {
@@ -110,6 +116,13 @@ std::string describe_drawing(const Config& config, const DrawingRecord& record) 
   json["count"] = record.count;
   if (!record.label.empty()) json["class"] = record.label;
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+Network bind_network(const Model& network, Weights weights, at::Tensor labels) {
+  return [&network, weights = std::move(weights), labels = std::move(labels)](const at::Tensor& x,
+                                                                              const at::Tensor& t) {
+    return network.forward(weights, x, t, labels, nullptr);
+  };
 }
 
 std::vector<int64_t> labels_in_turn(int64_t count, int64_t num_classes) {

@@ -14,6 +14,7 @@
 
 #include "config/config.h"
 #include "data/image.h"
+#include "diffusion/denoiser.h"
 #include "nn/model.h"
 #include "train/state.h"
 
@@ -53,6 +54,11 @@ std::optional<Drawing> draw(const Model& network,
                             const Weights& weights,
                             const DrawRequest& request);
 
+/// Pictures of a shape that go through a network at once where `batch` does not say.
+int64_t images_at_once(const std::vector<int64_t>& image_shape,
+                       std::optional<int64_t> batch,
+                       int64_t count);
+
 /// Pictures that draw() holds on the device at once.
 int64_t draw_batch(const DrawRequest& request);
 
@@ -81,6 +87,10 @@ auto with_memory_advice(const std::string& remedy, F f) {
     throw Error(Exit::device, "out of memory; " + remedy);
   }
 }
+
+/// The network with these weights, in float32 without dropout, for pictures of these classes
+/// (undefined: none).
+Network bind_network(const Model& network, Weights weights, at::Tensor labels);
 
 /// count labels: classes in turn.
 std::vector<int64_t> labels_in_turn(int64_t count, int64_t num_classes);

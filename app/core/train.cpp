@@ -18,6 +18,7 @@
 #include "core/commands.h"
 #include "core/model.h"
 #include "core/train_actions.h"
+#include "core/validation.h"
 #include "diffusion/number_file.h"
 #include "io/run_folder.h"
 #include "ops/cuda.h"
@@ -217,9 +218,13 @@ bool train_in_folder(Session& session,
                      TrainState& state,
                      const TrainSetup& setup,
                      const CheckpointInfo& info,
+                     const Dataset& data,
                      Batches& batches) {
   const Config& config = session.config;
   const RunFolder& folder = *session.folder;
+  std::optional<Validator> validator;
+  if (config.validate.every_steps > 0)
+    validator.emplace(config, folder.validation(), setup.network, setup.objective, data);
   TrainLog log(config, folder, state, batches, session.request.global.progress);
   Saver saver(config, folder, setup.network, info, state, session.own_start());
   const auto update_status = [&] {
@@ -265,8 +270,19 @@ bool train_in_folder(Session& session,
   };
 
   const auto is_last = [&](int64_t step) { return step == config.train.steps; };
-  const auto log_due = [&, due = every(config.log.every_steps)](int64_t step) {
-    return due(step) || is_last(step);
+  const auto validation_due = every(config.validate.every_steps);
+  // Lines of the series; the one that the end of the run makes between two of them is none.
+  const auto regular = [&, due = every(config.log.every_steps)](int64_t step) {
+    return due(step) || validation_due(step);
+  };
+  const auto write_line = [&](TrainState& s) {
+    std::vector<std::pair<std::string, double>> measured;
+    if (validator && (validation_due(s.step) || is_last(s.step))) {
+      log.show(s.step, "validating");
+      log.clock().pause([&] { measured = validator->run(s); });
+    }
+    log.write(s, regular(s.step), measured);
+    update_status();
   };
   const auto save_due = [&, due = every(config.checkpoint.every_steps)](int64_t step) {
     return session.signals.take_save_request() || due(step) || is_last(step) || saver.overdue();
@@ -276,7 +292,7 @@ bool train_in_folder(Session& session,
     return session.signals.take_sample_request() || due(step) || wanted;
   };
   const std::vector<Action> actions{
-      {.due = log_due, .run = [&](TrainState& s) { log.write(s), update_status(); }},
+      {.due = [&](int64_t step) { return regular(step) || is_last(step); }, .run = write_line},
       {.due = every(1), .run = [&](TrainState& s) { log.show(s.step); }},
       // Before the grid, which takes longer and is worth less.
       {.due = save_due,
@@ -365,11 +381,12 @@ int run_session(Session& session) {
   if (request.dry_run) return dry_run(request, state, setup, batches);
   log::info((session.start ? "going on from " + session.start->string() + " in " : "training in ") +
             session.folder->path().string() + ": " + std::to_string(data.size()) + " pictures, " +
+            (data.held_out() > 0 ? std::to_string(data.held_out()) + " held out, " : "") +
             std::to_string(network.parameter_count()) + " parameters, " + session.device.str() +
             (session.bf16 ? " bf16" : ""));
   bool finished = false;
   try {
-    finished = train_in_folder(session, state, setup, info, batches);
+    finished = train_in_folder(session, state, setup, info, data, batches);
   } catch (...) {
     report_skipped_files(session, data);
     throw;

@@ -63,7 +63,9 @@ TrainLog::TrainLog(const Config& config,
                   [&] { tensorboard_.emplace(folder.tensorboard(), state.logged_step); });
 }
 
-void TrainLog::write(TrainState& state) {
+void TrainLog::write(TrainState& state,
+                     bool regular,
+                     const std::vector<std::pair<std::string, double>>& more) {
   const at::Tensor tally = state.tally.cpu();
   const double* t = tally.const_data_ptr<double>();
   const double good = t[Tally::good];
@@ -87,6 +89,7 @@ void TrainLog::write(TrainState& state) {
   if (const at::Device device = state.ema.device(); device.is_cuda())
     row.values.emplace_back("vram_gb",
                             static_cast<double>(open_cuda()->memory_peak(device.index())) / 1e9);
+  row.values.insert(row.values.end(), more.begin(), more.end());
   metrics_.write(row);
   if (tensorboard_) tensorboard_->scalars(row);
   rows_.push_back(row);
@@ -99,7 +102,7 @@ void TrainLog::write(TrainState& state) {
 
   // A line that the end of the run makes between two regular ones is no part of the series: were
   // the run longer, its steps would belong to the next regular line.
-  if (state.step % config_.log.every_steps == 0) {
+  if (regular) {
     state.tally.narrow(0, 0, Tally::window_end).zero_();
     state.logged_step = state.step;
   }

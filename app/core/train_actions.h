@@ -50,9 +50,12 @@ class TrainLog {
            const Batches& batches,
            ProgressMode mode);
 
-  /// Reads the tally (the only wait for the device), writes a line everywhere and, at multiples of
-  /// log.every_steps, clears the sums. Throws Error{diverged} after optim.max_skips_in_row.
-  void write(TrainState& state);
+  /// Reads the tally (the only wait for the device), writes a line everywhere, with `more` at its
+  /// end, and, if it is a regular one, clears the sums. Throws Error{diverged} after
+  /// optim.max_skips_in_row.
+  void write(TrainState& state,
+             bool regular,
+             const std::vector<std::pair<std::string, double>>& more);
   void show(int64_t step, const std::string& extra = "");
   void image(int64_t step, const Image& grid);
 

@@ -17,7 +17,7 @@ enum class Exit {
   data = 5,           // data missing or too many bad files
   checkpoint = 6,     // checkpoint unreadable, damaged or incompatible
   device = 7,         // device missing or out of memory
-  diverged = 8,       // training diverged; the last good checkpoint is kept
+  diverged = 8,       // training or an ODE diverged; the last good checkpoint is kept
   write = 9,          // a checkpoint or result could not be written
   stopped = 75,       // stopped on request after saving: run the same command again
   interrupted = 130,  // Ctrl-C after saving

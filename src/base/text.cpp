@@ -23,6 +23,12 @@ std::string significant(double value, int digits) {
           std::to_chars(text, text + sizeof(text), value, std::chars_format::general, digits).ptr};
 }
 
+std::string hex(uint64_t value) {
+  char text[16];
+  const std::string digits(text, std::to_chars(text, text + sizeof(text), value, 16).ptr);
+  return std::string(sizeof(text) - digits.size(), '0') + digits;
+}
+
 std::string padded(const std::string& text, size_t width) {
   return std::string(text.size() < width ? width - text.size() : 0, ' ') + text;
 }

@@ -17,6 +17,9 @@ std::string shortest(double value);
 /// `value` with at most this many significant digits, in any locale: 0.0012, 4.04e-05, inf.
 std::string significant(double value, int digits);
 
+/// 16 hexadecimal digits.
+std::string hex(uint64_t value);
+
 /// `text` with spaces before it up to `width`: a cell of a table.
 std::string padded(const std::string& text, size_t width);
 

@@ -57,6 +57,11 @@ void check_training(const Config& c, std::vector<Finding>& out) {
                               " steps is not over before the run ends at train.steps " +
                               std::to_string(c.train.steps) +
                               ", so the learning rate stays below optim.lr"});
+  if (c.validate.every_steps > 0 && c.data.holdout == 0)
+    out.push_back({.error = true,
+                   .key = "validate.every_steps",
+                   .message = "validation needs pictures that training never sees; use e.g. "
+                              "data.holdout: 0.1, or every_steps: 0"});
   // Without its warm-up the EMA still holds the share decay^n of the random initial weights.
   const double initial_share = std::pow(c.optim.ema_decay, static_cast<double>(c.train.steps));
   if (c.optim.ema_power == 0 && initial_share > 0.01)
@@ -97,6 +102,8 @@ void Config::fields(Fields& f) {
       .also_called({"optimizer", "optimiser"});
   f.section(train, "train", "length, batch and arithmetic of training")
       .also_called({"training", "trainer"});
+  f.section(validate, "validate", "measurements on held-out pictures during training")
+      .also_called({"validation", "eval", "evaluation"});
   f.section(checkpoint, "checkpoint", "when checkpoints are written and kept")
       .also_called({"checkpoints", "save"});
   f.section(sample, "sample", "how pictures are drawn").also_called({"sampling", "samples"});

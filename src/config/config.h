@@ -23,6 +23,7 @@ struct Config {
   DiffusionOptions diffusion;
   OptimOptions optim;
   TrainOptions train;
+  ValidateOptions validate;
   CheckpointOptions checkpoint;
   SampleOptions sample;
   LogOptions log;

@@ -15,6 +15,7 @@
 // Everything that a training run leaves behind lies in one folder:
 //   config.yaml config.resolved.yaml overrides.txt command.txt env.json status.json
 //   data_report.jsonl metrics.jsonl log.txt run.lock checkpoints/ samples/ plots/ tensorboard/
+//   validation/
 
 namespace diffuse {
 
@@ -53,6 +54,8 @@ class RunFolder {
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
   std::filesystem::path samples() const { return path_ / "samples"; }
+  /// Made by the first who writes there.
+  std::filesystem::path validation() const { return path_ / "validation"; }
   std::filesystem::path plots() const { return path_ / "plots"; }
   std::filesystem::path tensorboard() const { return path_ / "tensorboard"; }
   std::filesystem::path metrics() const { return path_ / "metrics.jsonl"; }

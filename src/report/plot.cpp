@@ -380,6 +380,21 @@ Points points_of(const std::vector<MetricRow>& rows, std::string_view name) {
   return out;
 }
 
+/// A series for each metric whose name begins so, named by what follows.
+std::vector<Series> series_of(const std::vector<MetricRow>& rows, std::string_view prefix) {
+  std::vector<Series> out;
+  for (const MetricRow& row : rows)
+    for (const auto& [key, value] : row.values) {
+      if (!key.starts_with(prefix)) continue;
+      const std::string name = key.substr(prefix.size(), key.size() - prefix.size() - 1);
+      auto series =
+          std::find_if(out.begin(), out.end(), [&](const Series& s) { return s.name == name; });
+      if (series == out.end()) series = out.insert(out.end(), {.name = name, .points = {}});
+      series->points.emplace_back(static_cast<double>(row.step), value);
+    }
+  return out;
+}
+
 /// Mean over about a fiftieth of the points around each, so that the line does not lag behind the
 /// data; narrower towards both ends. Non-finite points are left out.
 Points smooth(const Points& points) {
@@ -446,7 +461,19 @@ std::string plot_training(const std::vector<MetricRow>& rows) {
                  false,
                  {{"grad_norm", norms, true, 3}, {"grad_norm", smooth(norms), false, 3}}};
   gradient.log_y = wants_log(gradient.series);
-  return plot_svg({loss, rate, gradient});
+  std::vector<Panel> panels{loss, rate, gradient};
+  const auto add_panel = [&](const char* title, const char* y_label, std::vector<Series> series) {
+    if (series.empty()) return;
+    panels.back().x_label = "";
+    Panel panel{title, "step", y_label, false, std::move(series)};
+    panel.log_y = wants_log(panel.series);
+    panels.push_back(std::move(panel));
+  };
+  if (const Points bits = points_of(rows, "val_bits"); !bits.empty())
+    add_panel("Held-out bound", "bits/dim", {{"val_bits", bits, false, 0}});
+  add_panel("Held-out bound by log SNR", "bits/dim", series_of(rows, "val_rest["));
+  add_panel("Held-out loss at log SNR", "", series_of(rows, "val_loss["));
+  return plot_svg(panels);
 }
 
 }  // namespace diffuse

@@ -30,7 +30,9 @@ struct Panel {
 std::string plot_svg(const std::vector<Panel>& panels);
 
 /// Loss (with a smoothed line), learning rate and gradient norm over steps: plots/train.svg. Reads
-/// the metrics "loss", "loss_raw" (unweighted), "lr" and "grad_norm".
+/// the metrics "loss", "loss_raw" (unweighted), "lr" and "grad_norm"; and, where they are,
+/// "val_bits", "val_rest[...": bits/dim by log SNR, and "val_loss[...": the loss at levels of log
+/// SNR, in three more panels.
 std::string plot_training(const std::vector<MetricRow>& rows);
 
 }  // namespace diffuse

@@ -85,6 +85,25 @@ void TrainOptions::fields(Fields& f) {
       .also_called({"accelerator", "gpu"});
 }
 
+void ValidateOptions::fields(Fields& f) {
+  f(every_steps,
+    "every_steps",
+    "training steps between measurements of loss and bits/dim (estimate of x0 clipped) on pictures "
+    "that data.holdout keeps from training; 0: never")
+      .at_least(0)
+      .free_on_resume()
+      .also_called({"val_every", "eval_every", "eval_steps", "eval_interval", "val_interval"});
+  f(images, "images", "held-out pictures that are used, the same ones each time")
+      .at_least(1)
+      .free_on_resume()
+      .also_called({"count", "num_images", "num_eval_images"});
+  f(timesteps,
+    "timesteps",
+    "terms of the bound that are drawn for each picture, spread evenly over the chain")
+      .at_least(1)
+      .free_on_resume();
+}
+
 void CheckpointOptions::fields(Fields& f) {
   f(every_steps, "every_steps", "steps between checkpoints; 0: by time only")
       .at_least(0)

@@ -39,6 +39,14 @@ struct TrainOptions {
   void fields(Fields& f);
 };
 
+/// Config section `validate`.
+struct ValidateOptions {
+  int64_t every_steps = 0;  // 0: never
+  int64_t images = 128;     // of those held out
+  int64_t timesteps = 32;   // terms of the bound a picture
+  void fields(Fields& f);
+};
+
 /// Config section `checkpoint`.
 struct CheckpointOptions {
   int64_t every_steps = 5000;

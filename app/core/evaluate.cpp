@@ -1,0 +1,439 @@
+// SPDX-License-Identifier: MIT
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "base/device.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "core.h"
+#include "core/commands.h"
+#include "core/model.h"
+#include "core/test_images.h"
+#include "io/checkpoint.h"
+#include "likelihood/flow.h"
+#include "ops/cuda.h"
+#include "report/plot.h"
+#include "train/state.h"
+
+namespace diffuse {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+/// What was evaluated.
+struct Evaluated {
+  std::string checkpoint;
+  int64_t step = 0;
+  std::string weights;
+  std::string data;  // the folder, and which of its pictures
+  int64_t images = 0;
+  std::vector<int64_t> shape;
+  uint64_t fingerprint = 0;
+};
+
+/// Results of the ODE over all batches.
+struct Flow {
+  at::Tensor bits;    // [n], bits a dimension of the data
+  at::Tensor spread;  // [n], likewise: standard error over the probes; NaN without several
+  double evaluations = 0, accepted = 0, rejected = 0;  // of a batch, in the mean
+  int64_t batches = 0;
+  double logsnr_clean = 0, logsnr_noisy = 0;
+  double offset = 0;
+};
+
+/// The classes that the model was trained with, by name. Throws Error{data} for others.
+void relabel(TestImages& images, const DataScan& scan, const CheckpointInfo& info) {
+  if (!images.labels.defined()) return;
+  std::vector<int64_t> to;
+  for (const std::string& name : scan.label_names) {
+    const auto found = std::find(info.class_names.begin(), info.class_names.end(), name);
+    if (found == info.class_names.end())
+      throw Error(Exit::data,
+                  "the model was not trained with class '" + printable(name, true) +
+                      "'; evaluate pictures of its own classes");
+    to.push_back(found - info.class_names.begin());
+  }
+  images.labels = at::tensor(to, at::kLong).index_select(0, images.labels);
+}
+
+/// Values rounded to 2^bits levels.
+at::Tensor quantised(const at::Tensor& x, int64_t bits) {
+  const double top = std::pow(2.0, static_cast<double>(bits)) - 1;
+  return x.to(at::kDouble).add(1).mul(top / 2).round().mul(2 / top).sub(1).to(x.scalar_type());
+}
+
+TestImages load(const EvaluateRequest& request,
+                DataOptions options,
+                const CheckpointInfo& info,
+                std::string& which) {
+  options.cache = CachePolicy::none;  // a few of them are decoded
+  if (!request.data.empty()) {
+    options.path = fs::absolute(request.data).string();
+    options.holdout = 0;
+  }
+  const Dataset data(options);
+  std::vector<int64_t> indices(
+      static_cast<size_t>(options.holdout > 0 ? data.held_out() : data.size()));
+  std::iota(indices.begin(), indices.end(), options.holdout > 0 ? data.size() : 0);
+  const auto& entries = data.scan().entries;
+  std::sort(indices.begin(), indices.end(), [&](int64_t a, int64_t b) {
+    const auto key = [&](int64_t i) { return entries[static_cast<size_t>(i)].key; };
+    return std::pair(key(a), a) < std::pair(key(b), b);
+  });
+  const bool seen = request.data.empty() && options.holdout == 0;
+  which = options.path + (options.holdout > 0 ? " (held out)" : seen ? " (trained on)" : "");
+  if (seen)
+    log::warn(
+        "the model was trained on these pictures (its data.holdout is 0), so the result says "
+        "nothing of others; name some with --data");
+  const bool with_labels = info.num_classes > 0;
+  if (with_labels) require_classes(options, data.scan().label_names);
+  TestImages images = load_test_images(data, options, indices, request.count, with_labels);
+  relabel(images, data.scan(), info);
+  if (images.x0.size(0) < request.count)
+    log::info("--count " + std::to_string(request.count) + ": there are only " +
+              std::to_string(images.x0.size(0)) + " pictures");
+  if (request.bits != 8) images.x0 = quantised(images.x0, request.bits);
+  return images;
+}
+
+Flow evaluate_flow(const EvaluateRequest& request,
+                   const Config& config,
+                   const Process& process,
+                   const Model& network,
+                   const Weights& weights,
+                   const TestImages& images,
+                   int64_t batch,
+                   const std::function<void(int64_t images, int64_t evaluations)>& progress) {
+  if (config.diffusion.target.name() == "mu")
+    throw Error(Exit::usage,
+                "--nll ode: target 'mu' is the mean of a step of the chain, and the ODE passes "
+                "between the steps; use --nll bound");
+  const auto& levels = process.chain().levels;
+  const auto noisy = std::find_if(  // a step without signal has no log SNR
+      levels.rbegin(),
+      levels.rend(),
+      [](const Level& l) { return std::isfinite(l.logsnr); });
+  if (noisy == levels.rend() || noisy->logsnr >= levels.front().logsnr)
+    throw Error(Exit::usage, "--nll ode needs a chain of at least two noise levels");
+  const FlowOptions options{
+      .logsnr_clean = levels.front().logsnr,
+      .logsnr_noisy = noisy->logsnr,
+      .probes = request.probes,
+      .seed = static_cast<uint64_t>(request.seed),
+      .ode = {.atol = request.tol, .rtol = request.tol, .max_evaluations = 100'000},
+      .type = at::kFloat};
+  const int bits = static_cast<int>(request.bits);
+  const at::Device device = weights.front().device();
+  const int64_t n = images.x0.size(0), dimensions = images.x0.numel() / n;
+  Flow out;
+  out.logsnr_clean = options.logsnr_clean;
+  out.logsnr_noisy = options.logsnr_noisy;
+  out.offset = bin_offset(bits);
+  std::vector<at::Tensor> all, spreads;
+  for (int64_t first = 0; first < n; first += batch) {
+    const int64_t size = std::min(batch, n - first);
+    const at::Tensor& labels = images.labels;
+    const Network f = bind_network(
+        network, weights, labels.defined() ? labels.narrow(0, first, size).to(device) : labels);
+    int64_t evaluations = 0;
+    const Network counted = [&](const at::Tensor& x, const at::Tensor& t) {
+      progress(first, ++evaluations);
+      return f(x, t);
+    };
+    const at::Tensor x =
+        dequantise(images.x0.narrow(0, first, size), bits, options.seed, 0, first).to(device);
+    const FlowLikelihood got = flow_likelihood(
+        make_denoiser(counted, config.diffusion.target, /*clip=*/false),
+        [&](double logsnr) { return process.level_at(logsnr); },
+        x,
+        first,
+        options);
+    all.push_back(bits_per_dimension(got.nats, dimensions).add(out.offset).cpu());
+    spreads.push_back(bits_per_dimension(probe_error(got), dimensions).neg().cpu());
+    out.evaluations += static_cast<double>(got.evaluations);
+    out.accepted += static_cast<double>(got.accepted);
+    out.rejected += static_cast<double>(got.rejected);
+    ++out.batches;
+  }
+  for (double* sum : {&out.evaluations, &out.accepted, &out.rejected})
+    *sum /= static_cast<double>(out.batches);
+  out.bits = at::cat(all);
+  out.spread = at::cat(spreads);
+  return out;
+}
+
+/// A column of the bound's table: one step, or one part of the steps.
+struct StepRow {
+  double t = 0, logsnr = 0;
+  Mean bits, clipped;
+  double mse_x0 = 0, mse_eps = 0;
+};
+
+std::vector<StepRow> step_rows(const BoundTable& table, const Chain& chain) {
+  std::vector<double> all;
+  for (const Level& level : chain.levels) all.push_back(level.logsnr);
+  const at::Tensor logsnr = at::tensor(all, at::kDouble);
+  std::vector<StepRow> out;
+  for (int64_t k = 0; k < table.steps.size(1); ++k) {
+    const at::Tensor steps = table.steps.select(1, k).contiguous();
+    out.push_back({.t = mean_of(steps).mean,
+                   .logsnr = mean_of(logsnr.index_select(0, steps)).mean,
+                   .bits = mean_of(table.bits.select(1, k)),
+                   .clipped = mean_of(table.clipped_bits.select(1, k)),
+                   .mse_x0 = mean_of(table.mse_x0.select(1, k)).mean,
+                   .mse_eps = mean_of(table.mse_eps.select(1, k)).mean});
+  }
+  return out;
+}
+
+std::string as_csv(const std::vector<StepRow>& rows) {
+  std::string out = "t,logsnr,bits,bits_se,clipped_bits,clipped_bits_se,mse_x0,mse_eps\n";
+  for (const StepRow& row : rows) {
+    const double values[] = {row.logsnr,
+                             row.bits.mean,
+                             row.bits.error,
+                             row.clipped.mean,
+                             row.clipped.error,
+                             row.mse_x0,
+                             row.mse_eps};
+    out += shortest(row.t);
+    for (const double value : values) {
+      out += ',';
+      out += shortest(value);
+    }
+    out += '\n';
+  }
+  return out;
+}
+
+std::string as_svg(const EvaluateRequest& request, const std::vector<StepRow>& rows, double scale) {
+  Panel terms{.title = "Terms of the bound: L_t of each step",
+              .x_label = "t",
+              .y_label = "bits/dim",
+              .log_y = true,
+              .series = {}};
+  Panel sums{.title = "Sum of the terms up to t",
+             .x_label = "t",
+             .y_label = "bits/dim",
+             .log_y = false,
+             .series = {}};
+  const auto add = [&](const char* name, int color, const auto& value) {
+    Series term{.name = name, .points = {}, .color = color};
+    Series sum = term;
+    double total = 0;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const double bits = value(rows[i]);
+      term.points.emplace_back(rows[i].t, bits);
+      total += i == 0 ? bits : scale * bits;
+      sum.points.emplace_back(rows[i].t, total);
+    }
+    terms.series.push_back(std::move(term));
+    sums.series.push_back(std::move(sum));
+  };
+  if (request.clipped) add("clipped", 0, [](const StepRow& row) { return row.clipped.mean; });
+  if (request.unclipped) add("unclipped", 1, [](const StepRow& row) { return row.bits.mean; });
+  return plot_svg({terms, sums});
+}
+
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
+
+Json mean_json(const at::Tensor& values) {
+  const Mean m = mean_of(values);
+  return {{"mean", number(m.mean)}, {"se", number(m.error)}};
+}
+
+Json bound_json(const BoundTable& table, bool clipped) {
+  return {{"prior", mean_json(table.prior)},
+          {"rest", mean_json(table.rest(clipped))},
+          {"decoder", mean_json(table.decoder(clipped))},
+          {"total", mean_json(table.total(clipped))}};
+}
+
+Json as_json(const EvaluateRequest& request,
+             const Evaluated& what,
+             const std::optional<BoundTable>& bound,
+             const std::optional<Flow>& flow) {
+  Json out{{"checkpoint", what.checkpoint},
+           {"step", what.step},
+           {"weights", what.weights},
+           {"data", what.data},
+           {"images", what.images},
+           {"fingerprint", hex(what.fingerprint)},
+           {"bits", request.bits},
+           {"seed", request.seed},
+           {"unit", "bits/dim"}};
+  if (bound) {
+    Json& b = out["bound"];
+    b["timesteps"] = bound->steps.size(1);
+    if (request.clipped) b["clipped"] = bound_json(*bound, true);
+    if (request.unclipped) b["unclipped"] = bound_json(*bound, false);
+  }
+  if (flow)
+    out["ode"] = {{"total", mean_json(flow->bits)},
+                  {"offset", flow->offset},
+                  {"logsnr", {flow->logsnr_clean, flow->logsnr_noisy}},
+                  {"tol", request.tol},
+                  {"probes", request.probes},
+                  {"probe_se", number(mean_of(flow->spread).mean)},
+                  {"evaluations", flow->evaluations},
+                  {"accepted", flow->accepted},
+                  {"rejected", flow->rejected},
+                  {"batches", flow->batches}};
+  return out;
+}
+
+std::string figure(const at::Tensor& values) {
+  const Mean m = mean_of(values);
+  char text[64];
+  std::snprintf(text, sizeof(text), "%.4f +- %.4f", m.mean, m.error);
+  return text;
+}
+
+std::string as_text(const EvaluateRequest& request,
+                    const Evaluated& what,
+                    const Chain& chain,
+                    const std::optional<BoundTable>& bound,
+                    const std::optional<Flow>& flow) {
+  std::string out = what.checkpoint + ", " + what.weights + " weights\n" +
+                    std::to_string(what.images) + " pictures of " + what.data + ", " +
+                    std::to_string(what.shape[1]) + " x " + std::to_string(what.shape[2]) + " x " +
+                    std::to_string(what.shape[0]) + ", " + std::to_string(request.bits) +
+                    " bits a value\n\nbits/dim, mean +- standard error over the pictures\n";
+  if (bound) {
+    const int64_t parts = bound->steps.size(1) - 1;
+    constexpr size_t kWidth = 22;
+    out += "bound     " + padded("L_T", kWidth) + padded("sum of L_{t-1}", kWidth) +
+           padded("L_0", kWidth) + padded("total", kWidth) + "\n";
+    const auto row = [&](const char* name, bool clipped) {
+      out += name + padded(figure(bound->prior), kWidth) +
+             padded(figure(bound->rest(clipped)), kWidth) +
+             padded(figure(bound->decoder(clipped)), kWidth) +
+             padded(figure(bound->total(clipped)), kWidth) + "\n";
+    };
+    if (request.clipped) row("clipped   ", true);
+    if (request.unclipped) row("unclipped ", false);
+    out += parts == chain.steps() - 1
+               ? "          all " + std::to_string(chain.steps()) + " steps of the chain\n"
+               : "          estimated: L_0 and " + std::to_string(parts) + " of the " +
+                     std::to_string(chain.steps() - 1) + " L_{t-1} of each picture\n";
+  }
+  if (flow) {
+    out += std::string(bound ? "\n" : "") + "ode       " + figure(flow->bits) + "\n          ";
+    out += request.probes == 0 ? "exact trace"
+                               : std::to_string(request.probes) +
+                                     (request.probes == 1 ? " random probe" : " random probes");
+    if (request.probes > 1)
+      out += ", whose spread adds +- " + significant(mean_of(flow->spread).mean, 2) + " a picture";
+    out += "; " + significant(flow->evaluations, 6) + " evaluations, " +
+           significant(flow->accepted, 6) + " steps, " + significant(flow->rejected, 6) +
+           " rejected" + (flow->batches > 1 ? " (mean over the batches)" : "") +
+           "\n          log SNR " + significant(flow->logsnr_clean, 4) + " to " +
+           significant(flow->logsnr_noisy, 4) + ", tolerance " + significant(request.tol, 3) +
+           ", uniform dequantisation\n          with the bins' offset of " +
+           significant(flow->offset, 6) + " = -log2(2 / (2^" + std::to_string(request.bits) +
+           " - 1))\n";
+  }
+  return out;
+}
+
+}  // namespace
+
+int run_evaluate(const EvaluateRequest& request) {
+  Signals& signals = *request.signals;
+  set_threads(request.global.threads);
+  const fs::path checkpoint = find_checkpoint(request.checkpoint);
+  const CheckpointInfo info = load_info(checkpoint);
+  const Config config = saved_config(info, checkpoint);
+  const Model network = make_network(config, info.num_classes);
+  const at::Device device = pick_device(request.device);
+  set_precision(Precision::fp32, device);
+  const bool raw =
+      request.weights ? *request.weights == "raw" : config.sample.weights == WeightSet::raw;
+  const at::Tensor flat =
+      load_weights(checkpoint / (raw ? "model.safetensors" : "ema.safetensors"), network.layout())
+          .to(device);
+  const Weights weights = network.layout().views(flat);
+  Evaluated what{.checkpoint = checkpoint.string(),
+                 .step = info.step,
+                 .weights = raw ? "raw" : "ema",
+                 .data = {},
+                 .shape = {config.data.channels, config.data.height(), config.data.width()}};
+  const TestImages images = load(request, config.data, info, what.data);
+  what.images = images.x0.size(0);
+  what.fingerprint = images.fingerprint;
+  const Objective objective(config.diffusion, device, request.bits);
+  const Chain& chain = objective.process().chain();
+  const int64_t batch = images_at_once(what.shape, request.batch, what.images);
+  const int64_t all = chain.steps() - 1;
+  if (request.timesteps && *request.timesteps > all)
+    throw Error(Exit::usage,
+                "--timesteps must be at most the " + std::to_string(all) +
+                    " terms L_{t-1} of the chain, got " + std::to_string(*request.timesteps));
+  const auto check_stop = [&] {
+    if (signals.stop() != Exit::ok) throw Error(signals.stop(), "stopped: there is no result");
+  };
+
+  std::optional<BoundTable> bound;
+  std::optional<Flow> flow;
+  with_memory_advice(batch > 1 ? "fewer pictures at once: --batch " + std::to_string(batch / 2)
+                               : "not even one picture fits: use another --device",
+                     [&] {
+                       if (request.bound) {
+                         Progress progress(request.global.progress, "bound", 0, what.images);
+                         bound =
+                             bound_table({.objective = objective,
+                                          .network = network,
+                                          .weights = weights,
+                                          .images = images,
+                                          .parts = request.timesteps.value_or(all),
+                                          .batch = batch,
+                                          .seed = static_cast<uint64_t>(request.seed),
+                                          .progress = [&](int64_t done, int64_t total) {
+                                            check_stop();
+                                            progress.update(done * what.images / total, "pictures");
+                                          }});
+                       }
+                       if (request.ode) {
+                         Progress progress(request.global.progress, "ode", 0, what.images);
+                         flow = evaluate_flow(
+                             request,
+                             config,
+                             objective.process(),
+                             network,
+                             weights,
+                             images,
+                             batch,
+                             [&](int64_t done, int64_t evaluations) {
+                               check_stop();
+                               progress.update(done, std::to_string(evaluations) + " evaluations");
+                             });
+                       }
+                       return 0;
+                     });
+
+  if (bound) {
+    const std::vector<StepRow> rows = step_rows(*bound, chain);
+    if (!request.csv.empty()) write_file_atomic(request.csv, as_csv(rows));
+    if (!request.svg.empty()) write_file_atomic(request.svg, as_svg(request, rows, bound->scale));
+  }
+  const std::string result = request.json
+                                 ? as_json(request, what, bound, flow)
+                                           .dump(2, ' ', false, Json::error_handler_t::replace) +
+                                       "\n"
+                                 : as_text(request, what, chain, bound, flow);
+  if (std::fwrite(result.data(), 1, result.size(), stdout) != result.size() ||
+      std::fflush(stdout) != 0)
+    throw Error(Exit::write, "cannot write the result to stdout");
+  return 0;
+}
+
+}  // namespace diffuse
