@@ -149,6 +149,7 @@ TEST(CommandLine, Help) {
   const std::vector<std::string> commands[] = {{},
                                                {"train"},
                                                {"sample"},
+                                               {"evaluate"},
                                                {"check"},
                                                {"inspect"},
                                                {"schedule"},

@@ -48,6 +48,11 @@ TEST(Check, ModelsThatCannotBeBuilt) {
   expect_has(refused("data.channels=2"), "2 channels are not supported; use 1 or 3");
 }
 
+TEST(Check, ValidationNeedsPicturesOfItsOwn) {
+  expect_has(refused("validate.every_steps=10"), "use e.g. data.holdout: 0.1, or every_steps: 0");
+  EXPECT_EQ(errors(kMinimal, {"validate.every_steps=10", "data.holdout=0.1"}), "");
+}
+
 TEST(Check, Training) {
   expect_has(
       errors(kMinimal, {"train.batch=8", "train.micro_batch=16"}),

@@ -225,6 +225,17 @@ TEST(Plot, TrainingShowsWhatWasMeasured) {
   rows[3].values[1].second = 0.5;
   EXPECT_TRUE(has(texts_of(plot_training(rows)), "unweighted loss"));
   EXPECT_EQ(count(plot_training({}), "no data yet"), 3u);
+  EXPECT_FALSE(has(same, "Held-out bound"));
+  for (const size_t i : {2u, 5u})
+    rows[i].values.insert(rows[i].values.end(),
+                          {{"val_bits", 4.0},
+                           {"val_rest[-3,0)", 1.0},
+                           {"val_loss[1.5]", 0.2},
+                           {"val_rest[0,3)", 2.0}});
+  const auto measured = texts_of(plot_training(rows));
+  for (const char* wanted :
+       {"Held-out bound", "Held-out bound by log SNR", "Held-out loss at log SNR", "-3,0", "0,3"})
+    EXPECT_TRUE(has(measured, wanted)) << wanted;
 }
 
 TEST(Plot, SmoothedLossIsTheMeanAround) {
