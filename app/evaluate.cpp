@@ -47,9 +47,10 @@ Run add_evaluate(CLI::App& app, const Context& context) {
       ->type_name("N")
       ->check(between(1, 10'000'000))
       ->capture_default_str();
-  app.add_option("--timesteps",
-                 r.timesteps,
-                 "estimate the bound from N terms L_{t-1} a picture, spread evenly [default: all]")
+  app.add_option(
+         "--timesteps",
+         r.timesteps,
+         "estimate the bound from N terms L_{t-1} a picture, drawn by their size [default: all]")
       ->type_name("N")
       ->check(at_least(1));
   CLI::Option* clip = app.add_flag(
@@ -58,7 +59,6 @@ Run add_evaluate(CLI::App& app, const Context& context) {
       app.add_flag("--no-clip", flags->no_clip, "only the bound without [default: both]");
   app.add_option("--tol", r.tol, "tolerance of the ODE's steps, relative and absolute")
       ->type_name("X")
-      ->check(CLI::Range(1e-6, 0.1))
       ->capture_default_str();
   CLI::Option* probes = app.add_option("--probes",
                                        r.probes,
@@ -91,7 +91,10 @@ Run add_evaluate(CLI::App& app, const Context& context) {
       ->type_name("text|json")
       ->check(one_of({"text", "json"}))
       ->capture_default_str();
-  CLI::Option* csv = app.add_option("--csv", r.csv, "also write the bound's term of each step")
+  CLI::Option* csv = app.add_option("--csv",
+                                    r.csv,
+                                    "also write the bound's term of each step, or of each part of "
+                                    "the steps that --timesteps makes")
                          ->type_name("FILE")
                          ->check(not_empty());
   CLI::Option* svg =
@@ -105,6 +108,9 @@ Run add_evaluate(CLI::App& app, const Context& context) {
       throw Error(Exit::usage,
                   "--device must be auto, cpu, cuda or cuda:N, got '" + request.device + "'" +
                       (is_typed(context, "--device") ? "" : " (from DIFFUSE_DEVICE)"));
+    if (!(request.tol >= 1e-6 && request.tol <= 0.1))
+      throw Error(Exit::usage,
+                  "--tol must be from 1e-6 (below, the rounding of float32 shows) to 0.1");
     if (clip->count() > 0 && no_clip->count() > 0)
       throw Error(Exit::usage,
                   "--clip and --no-clip exclude each other; without them both are "

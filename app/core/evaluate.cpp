@@ -175,6 +175,7 @@ Flow evaluate_flow(const EvaluateRequest& request,
 struct StepRow {
   double t = 0, logsnr = 0;
   Mean bits, clipped;
+  double sum = 0, clipped_sum = 0;  // what it adds to the bound
   double mse_x0 = 0, mse_eps = 0;
 };
 
@@ -189,6 +190,8 @@ std::vector<StepRow> step_rows(const BoundTable& table, const Chain& chain) {
                    .logsnr = mean_of(logsnr.index_select(0, steps)).mean,
                    .bits = mean_of(table.bits.select(1, k)),
                    .clipped = mean_of(table.clipped_bits.select(1, k)),
+                   .sum = mean_of(table.bits.mul(table.weight).select(1, k)).mean,
+                   .clipped_sum = mean_of(table.clipped_bits.mul(table.weight).select(1, k)).mean,
                    .mse_x0 = mean_of(table.mse_x0.select(1, k)).mean,
                    .mse_eps = mean_of(table.mse_eps.select(1, k)).mean});
   }
@@ -215,7 +218,7 @@ std::string as_csv(const std::vector<StepRow>& rows) {
   return out;
 }
 
-std::string as_svg(const EvaluateRequest& request, const std::vector<StepRow>& rows, double scale) {
+std::string as_svg(const EvaluateRequest& request, const std::vector<StepRow>& rows) {
   Panel terms{.title = "Terms of the bound: L_t of each step",
               .x_label = "t",
               .y_label = "bits/dim",
@@ -226,21 +229,20 @@ std::string as_svg(const EvaluateRequest& request, const std::vector<StepRow>& r
              .y_label = "bits/dim",
              .log_y = false,
              .series = {}};
-  const auto add = [&](const char* name, int color, const auto& value) {
+  const auto add = [&](const char* name, int color, Mean StepRow::*bits, double StepRow::*share) {
     Series term{.name = name, .points = {}, .color = color};
     Series sum = term;
     double total = 0;
-    for (size_t i = 0; i < rows.size(); ++i) {
-      const double bits = value(rows[i]);
-      term.points.emplace_back(rows[i].t, bits);
-      total += i == 0 ? bits : scale * bits;
-      sum.points.emplace_back(rows[i].t, total);
+    for (const StepRow& row : rows) {
+      total += row.*share;
+      term.points.emplace_back(row.t, (row.*bits).mean);
+      sum.points.emplace_back(row.t, total);
     }
     terms.series.push_back(std::move(term));
     sums.series.push_back(std::move(sum));
   };
-  if (request.clipped) add("clipped", 0, [](const StepRow& row) { return row.clipped.mean; });
-  if (request.unclipped) add("unclipped", 1, [](const StepRow& row) { return row.bits.mean; });
+  if (request.clipped) add("clipped", 0, &StepRow::clipped, &StepRow::clipped_sum);
+  if (request.unclipped) add("unclipped", 1, &StepRow::bits, &StepRow::sum);
   return plot_svg({terms, sums});
 }
 
@@ -423,7 +425,7 @@ int run_evaluate(const EvaluateRequest& request) {
   if (bound) {
     const std::vector<StepRow> rows = step_rows(*bound, chain);
     if (!request.csv.empty()) write_file_atomic(request.csv, as_csv(rows));
-    if (!request.svg.empty()) write_file_atomic(request.svg, as_svg(request, rows, bound->scale));
+    if (!request.svg.empty()) write_file_atomic(request.svg, as_svg(request, rows));
   }
   const std::string result = request.json
                                  ? as_json(request, what, bound, flow)

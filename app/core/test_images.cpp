@@ -39,7 +39,7 @@ TestImages load_test_images(const Dataset& data,
 
 at::Tensor BoundTable::rest(bool clipped) const {
   const at::Tensor& all = clipped ? clipped_bits : bits;
-  return all.narrow(1, 1, all.size(1) - 1).sum(1).mul(scale);
+  return all.mul(weight).narrow(1, 1, all.size(1) - 1).sum(1);
 }
 
 at::Tensor BoundTable::decoder(bool clipped) const {
@@ -56,14 +56,13 @@ BoundTable bound_table(const BoundRequest& request) {
   const int64_t n = all.size(0);
   const int64_t parts = std::min(request.parts, chain.steps() - 1);
   const at::TensorOptions float64 = at::TensorOptions(at::kDouble);
-  BoundTable out{
-      .prior = prior_bits(chain, all),
-      .steps = at::zeros({n, 1 + parts}, at::kLong),
-      .bits = at::empty({n, 1 + parts}, float64),
-      .clipped_bits = at::empty({n, 1 + parts}, float64),
-      .mse_x0 = at::empty({n, 1 + parts}, float64),
-      .mse_eps = at::empty({n, 1 + parts}, float64),
-      .scale = parts > 0 ? static_cast<double>(chain.steps() - 1) / static_cast<double>(parts) : 1};
+  BoundTable out{.prior = prior_bits(chain, all),
+                 .steps = at::zeros({n, 1 + parts}, at::kLong),
+                 .bits = at::empty({n, 1 + parts}, float64),
+                 .clipped_bits = at::empty({n, 1 + parts}, float64),
+                 .mse_x0 = at::empty({n, 1 + parts}, float64),
+                 .mse_eps = at::empty({n, 1 + parts}, float64),
+                 .weight = at::ones({n, 1 + parts}, float64)};
   const at::Device device = request.weights.front().device();
   for (int64_t first = 0; first < n; first += request.batch) {
     const int64_t size = std::min(request.batch, n - first);
@@ -74,16 +73,17 @@ BoundTable bound_table(const BoundRequest& request) {
                      request.weights,
                      labels.defined() ? labels.narrow(0, first, size).to(device) : labels);
     for (int64_t column = 0; column <= parts; ++column) {
-      const std::vector<int64_t> steps =
-          column == 0
-              ? std::vector<int64_t>(static_cast<size_t>(size), 0)
-              : stratified_steps(chain.steps(), parts, column - 1, first, size, request.seed);
+      const DrawnSteps steps =
+          column == 0 ? DrawnSteps{.t = std::vector<int64_t>(static_cast<size_t>(size), 0),
+                                   .weight = std::vector<double>(static_cast<size_t>(size), 1)}
+                      : draw_steps(chain, parts, column - 1, first, size, request.seed);
       const BoundTerms terms =
-          bound_terms(request.objective, network, x0, steps, first, request.seed);
+          bound_terms(request.objective, network, x0, steps.t, first, request.seed);
       const auto put = [&](const at::Tensor& table, const at::Tensor& values) {
         table.select(1, column).narrow(0, first, size).copy_(values);
       };
-      put(out.steps, at::tensor(steps, at::kLong));
+      put(out.steps, at::tensor(steps.t, at::kLong));
+      put(out.weight, at::tensor(steps.weight, at::kDouble));
       put(out.bits, terms.bits);
       put(out.clipped_bits, terms.clipped_bits);
       put(out.mse_x0, terms.mse_x0);

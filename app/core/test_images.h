@@ -35,7 +35,7 @@ struct BoundTable {
   at::Tensor steps;               // int64: t
   at::Tensor bits, clipped_bits;  // float64, likelihood/bound.h
   at::Tensor mse_x0, mse_eps;
-  double scale = 1;  // steps that a part stands for
+  at::Tensor weight;  // float64: steps that each stands for
 
   /// [n] each, in bits a dimension.
   at::Tensor rest(bool clipped) const;  // sum of L_{t-1} over t >= 1, or its estimate

@@ -185,10 +185,11 @@ std::vector<std::pair<std::string, double>> Validator::run(const TrainState& sta
   std::vector<double> sums(kBins), steps_in(kBins);
   for (int64_t t = 1; t < chain.steps(); ++t) ++steps_in[bin_of(t)];
   const int64_t parts = bound.steps.size(1) - 1;
-  const std::vector<double> terms = values_of(bound.clipped_bits.narrow(1, 1, parts));
+  const std::vector<double> terms =
+      values_of(bound.clipped_bits.mul(bound.weight).narrow(1, 1, parts));
   const std::vector<double> steps = values_of(bound.steps.narrow(1, 1, parts));
   for (size_t i = 0; i < terms.size(); ++i)
-    sums[bin_of(static_cast<int64_t>(steps[i]))] += bound.scale * terms[i] / static_cast<double>(n);
+    sums[bin_of(static_cast<int64_t>(steps[i]))] += terms[i] / static_cast<double>(n);
   for (size_t bin = 0; bin < kBins; ++bin) {
     if (steps_in[bin] == 0) continue;
     const double low = bin == 0 ? -kInfinity : kEdges[bin - 1];

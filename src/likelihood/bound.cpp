@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -36,6 +37,17 @@ at::Tensor noise_of(const at::Tensor& x0,
                 first_image + first);
   }
   return noise.to(x0.scalar_type());
+}
+
+/// Of the steps t = 1..T-1, to a factor. A tenth of it is even: no step stands for more than 10 (T
+/// - 1) / parts, however wrong the guess is.
+std::vector<double> step_density(const Chain& chain) {
+  std::vector<double> guess;
+  for (int64_t t = 1; t < chain.steps(); ++t)
+    guess.push_back((chain.snr(t - 1) - chain.snr(t)) / (1 + chain.snr(t)));
+  const double sum = std::accumulate(guess.begin(), guess.end(), 0.0);
+  for (double& value : guess) value = 0.9 * value / sum + 0.1 / static_cast<double>(guess.size());
+  return guess;
 }
 
 }  // namespace
@@ -78,25 +90,34 @@ BoundTerms bound_terms(const Objective& objective,
           .mse_eps = host.mul(at::tensor(snr, at::kDouble))};
 }
 
-std::vector<int64_t> stratified_steps(int64_t chain_steps,
-                                      int64_t count,
-                                      int64_t part,
-                                      int64_t first_image,
-                                      int64_t n,
-                                      uint64_t seed) {
-  const int64_t terms = chain_steps - 1;
+DrawnSteps draw_steps(const Chain& chain,
+                      int64_t count,
+                      int64_t part,
+                      int64_t first_image,
+                      int64_t n,
+                      uint64_t seed) {
+  const int64_t terms = chain.steps() - 1;
   DIFFUSE_CHECK(count >= 1 && count <= terms && part >= 0 && part < count);
-  std::vector<int64_t> out;
+  DrawnSteps out;
+  if (count == terms) {
+    out.t.assign(static_cast<size_t>(n), part + 1);
+    out.weight.assign(static_cast<size_t>(n), 1);
+    return out;
+  }
+  const std::vector<double> density = step_density(chain);
+  std::vector<double> ends(density.size());
+  std::partial_sum(density.begin(), density.end(), ends.begin());
   for (int64_t i = 0; i < n; ++i) {
     const Stream stream{seed,
                         Purpose::bound_step,
                         static_cast<uint64_t>(part),
                         static_cast<uint64_t>(first_image + i)};
-    // All in one part each: no draw, and no rounding.
-    const double place = (static_cast<double>(part) + random_uniform(stream)) /
-                         static_cast<double>(count) * static_cast<double>(terms);
-    const int64_t t = count == terms ? part : static_cast<int64_t>(place);
-    out.push_back(1 + std::min(t, terms - 1));
+    const double place =
+        (static_cast<double>(part) + random_uniform(stream)) / static_cast<double>(count);
+    const auto found = std::upper_bound(ends.begin(), ends.end() - 1, place * ends.back());
+    const auto k = static_cast<size_t>(found - ends.begin());
+    out.t.push_back(1 + static_cast<int64_t>(k));
+    out.weight.push_back(ends.back() / (static_cast<double>(count) * density[k]));
   }
   return out;
 }

@@ -99,7 +99,7 @@ void ValidateOptions::fields(Fields& f) {
       .also_called({"count", "num_images", "num_eval_images"});
   f(timesteps,
     "timesteps",
-    "terms of the bound that are drawn for each picture, spread evenly over the chain")
+    "terms of the bound that are drawn for each picture, more often where they are large")
       .at_least(1)
       .free_on_resume();
 }

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <set>
@@ -276,34 +277,46 @@ TEST(Bound, PriorIsTheClosedForm) {
   EXPECT_NEAR(prior_bits(make_chain(options), x0).item<double>(), 0, 1e-15);
 }
 
-TEST(Bound, StratifiedStepsEstimateTheSumWithoutBias) {
-  constexpr int64_t kSteps = 51, kParts = 7, kImages = 4000;
-  const auto f = [](int64_t t) { return static_cast<double>(t * t); };
-  double truth = 0;
-  for (int64_t t = 1; t < kSteps; ++t) truth += f(t);
-  std::vector<double> sums(kImages);
-  std::set<int64_t> seen;
-  for (int64_t part = 0; part < kParts; ++part) {
-    const std::vector<int64_t> steps = stratified_steps(kSteps, kParts, part, 0, kImages, 1);
-    for (size_t i = 0; i < steps.size(); ++i) {
-      ASSERT_GE(steps[i], 1 + 50 * part / kParts);
-      ASSERT_LE(steps[i], 1 + 50 * (part + 1) / kParts);
-      seen.insert(steps[i]);
-      sums[i] += f(steps[i]) * 50 / kParts;
+TEST(Bound, DrawnStepsEstimateTheSumWithoutBias) {
+  constexpr int64_t kParts = 7, kImages = 4000;
+  for (const bool zero : {false, true}) {
+    DiffusionOptions options = options_of("linear", "velocity", 51);
+    options.zero_terminal_snr = zero;
+    const Chain chain = make_chain(options);
+    // Not of the terms' shape, so that the weights matter.
+    const auto f = [](int64_t t) { return static_cast<double>(t * t); };
+    double truth = 0;
+    for (int64_t t = 1; t < 51; ++t) truth += f(t);
+    std::vector<double> sums(kImages);
+    std::set<int64_t> seen;
+    int64_t last = 1;
+    for (int64_t part = 0; part < kParts; ++part) {
+      const DrawnSteps steps = draw_steps(chain, kParts, part, 0, kImages, 1);
+      const auto [low, high] = std::minmax_element(steps.t.begin(), steps.t.end());
+      EXPECT_GE(*low, last);  // parts follow each other
+      last = *high;
+      for (size_t i = 0; i < kImages; ++i) {
+        seen.insert(steps.t[i]);
+        sums[i] += f(steps.t[i]) * steps.weight[i];
+        EXPECT_LE(steps.weight[i], 10.0 * 50 / kParts * (1 + 1e-12));
+      }
+      EXPECT_EQ(draw_steps(chain, kParts, part, 9, 1, 1).t[0], steps.t[9]);
     }
-    EXPECT_EQ(stratified_steps(kSteps, kParts, part, 9, 1, 1)[0], steps[9]);
+    EXPECT_EQ(seen.size(), 50u);
+    EXPECT_EQ(*seen.begin(), 1);
+    double mean = 0, square = 0;
+    for (const double sum : sums) {
+      mean += sum / kImages;
+      square += sum * sum / kImages;
+    }
+    EXPECT_NEAR(mean, truth, 5 * std::sqrt((square - mean * mean) / kImages));
+    // As many parts as steps: all of them, once.
+    for (int64_t part = 0; part < 50; ++part) {
+      const DrawnSteps steps = draw_steps(chain, 50, part, 0, 20, 1);
+      EXPECT_EQ(steps.t, std::vector<int64_t>(20, part + 1));
+      EXPECT_EQ(steps.weight, std::vector<double>(20, 1.0));
+    }
   }
-  EXPECT_EQ(seen.size(), 50u);
-  EXPECT_EQ(*seen.begin(), 1);
-  double mean = 0, square = 0;
-  for (const double sum : sums) {
-    mean += sum / kImages;
-    square += sum * sum / kImages;
-  }
-  EXPECT_NEAR(mean, truth, 5 * std::sqrt((square - mean * mean) / kImages));
-  // Parts of one step each are all steps, once.
-  for (int64_t part = 0; part < 50; ++part)
-    for (const int64_t t : stratified_steps(kSteps, 50, part, 0, 20, 1)) EXPECT_EQ(t, part + 1);
 }
 
 }  // namespace
