@@ -145,7 +145,7 @@ std::vector<std::pair<std::string, double>> Validator::run(const TrainState& sta
   double loss = 0;
   for (const ValidationLevel& level : levels_) {
     const AtLevel measured = at_level(level, weights, batch);
-    json["levels"].push_back({{"logsnr", level.logsnr},
+    json["levels"].push_back({{"logsnr", level.point.level.logsnr},
                               {"t", level.point.t},
                               {"mse_eps", list_json(measured.mse_eps)},
                               {"loss", list_json(measured.loss)}});

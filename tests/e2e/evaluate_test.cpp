@@ -234,8 +234,8 @@ TEST(Validate, ContinuousTimeAndLearnedVariance) {
   EXPECT_EQ(json["levels"][0]["t"], -1);
   // P_mean -1.2, P_std 1.2: log SNR -2 ln sigma of mean 2.4 and deviation 2.4, 3.09 of which are
   // the quantiles 0.001 and 0.999: -5.02 to 9.82.
-  EXPECT_EQ(json["levels"].front()["logsnr"], -4.5);
-  EXPECT_EQ(json["levels"].back()["logsnr"], 9);
+  EXPECT_NEAR(json["levels"].front()["logsnr"].get<double>(), -4.5, 1e-12);
+  EXPECT_NEAR(json["levels"].back()["logsnr"].get<double>(), 9, 1e-12);
   const Outcome l = diffuse(train_words(hybrid,
                                         validating({"--set",
                                                     "diffusion.variance=learned_range",

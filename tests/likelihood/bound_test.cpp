@@ -136,7 +136,9 @@ TEST(Bound, IsNoLessThanTheLikelihoodAndTendsToIt) {
     for (const int64_t steps : {50, 200, 800}) {
       const double gap = expected_total(options_of(schedule, "velocity", steps)) - entropy();
       EXPECT_GT(gap, 0);
-      if (before > 0) EXPECT_LT(gap, before / 2) << steps;
+      if (before > 0) {
+        EXPECT_LT(gap, before / 2) << steps;
+      }
       before = gap;
     }
   }
