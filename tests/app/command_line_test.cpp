@@ -151,6 +151,7 @@ TEST(CommandLine, Help) {
                                                {"inspect"},
                                                {"schedule"},
                                                {"explain"},
+                                               {"compare"},
                                                {"config"},
                                                {"config", "schema"},
                                                {"config", "defaults"},
