@@ -29,15 +29,20 @@ struct CompareFlags {
 
 constexpr const char* kMetrics[] = {"loss", "loss_raw", "val_loss", "val_bits"};
 
-std::string number(double value) { return std::isfinite(value) ? significant(value, 4) : "-"; }
+/// With `digits` significant digits, also where they are zeros: cells of a column look alike.
+std::string number(double value, int digits = 4) {
+  if (!std::isfinite(value)) return "-";
+  const double size = std::abs(value);
+  if (size == 0) return "0";
+  if (size < 1e-5 || size >= 1e7) return significant(value, digits);
+  const int decimals = digits - 1 - static_cast<int>(std::floor(std::log10(size)));
+  return fixed(value, std::max(decimals, 0));
+}
 
 std::string number(const std::optional<double>& value) { return value ? number(*value) : "-"; }
 
 /// With its sign: a difference.
-std::string signed_number(double value) {
-  if (!std::isfinite(value)) return "-";
-  return (value > 0 ? "+" : "") + significant(value, 3);
-}
+std::string signed_number(double value) { return (value > 0 ? "+" : "") + number(value, 3); }
 
 std::string interval_text(const Interval& interval) {
   if (!std::isfinite(interval.low)) return "-";
@@ -209,7 +214,7 @@ std::string quantity(const Comparison& c, const Difference& difference) {
 
 Table differences_table(const Comparison& c) {
   Table out{.title = "differences to " + c.runs[c.baseline].name + at_step(c),
-            .head = {"run", "of", "difference", "95% interval", "it is"},
+            .head = {"run", "of", "difference", "95% interval", "verdict"},
             .rows = {},
             .left = 2,
             .notes = {"below 0 is better; bootstrap over the held-out images, " +
@@ -233,7 +238,7 @@ Table differences_table(const Comparison& c) {
 Table ranking_table(const Comparison& c) {
   const Ranking& r = c.ranking;
   Table out{.title = "ranking by " + r.by + " (lower is better)",
-            .head = {"", "run", "value", "to the best", "95% interval", "it is"},
+            .head = {"", "run", "value", "to the best", "95% interval", "verdict"},
             .rows = {},
             .left = 2,
             .notes = {}};
@@ -258,7 +263,7 @@ Table ranking_table(const Comparison& c) {
   return out;
 }
 
-/// In the order in which they are read: the answer, then what it rests on.
+/// The ranking comes last: in a terminal that is what stays in sight.
 std::vector<Table> tables(const Comparison& c) {
   std::vector<Table> out{keys_table(c), runs_table(c), metrics_table(c)};
   if (any_bits(c)) out.push_back(bits_table(c));
@@ -471,6 +476,27 @@ Panel levels_panel(const Comparison& c) {
   return out;
 }
 
+/// What the eye cannot see on the axis of the errors themselves.
+Panel relative_panel(const Comparison& c) {
+  const std::string& baseline = c.runs[c.baseline].name;
+  Panel out{.title = "the same relative to " + baseline,
+            .x_label = "log SNR (noise on the left)",
+            .y_label = "percent more",
+            .log_y = false,
+            .series = {}};
+  const auto of_baseline = nominal_levels(*c.runs[c.baseline].validation);
+  for (size_t i = 0; i < c.runs.size(); ++i) {
+    if (!c.runs[i].validation) continue;
+    Series series{.name = c.runs[i].name, .points = {}, .color = static_cast<int>(i)};
+    for (const auto& [logsnr, level] : nominal_levels(*c.runs[i].validation))
+      if (const auto at = of_baseline.find(logsnr); at != of_baseline.end())
+        series.points.emplace_back(
+            logsnr, 100 * (mean_of(level->mse_eps) / mean_of(at->second->mse_eps) - 1));
+    out.series.push_back(std::move(series));
+  }
+  return out;
+}
+
 /// The runs in groups whose training losses mean the same.
 std::vector<std::vector<size_t>> loss_groups(const Comparison& c) {
   std::vector<std::pair<std::vector<std::string>, std::vector<size_t>>> groups;
@@ -512,6 +538,7 @@ Panel metric_panel(const Comparison& c,
 std::string as_svg(const Comparison& c) {
   std::vector<Panel> panels;
   if (any_validation(c)) panels.push_back(levels_panel(c));
+  if (c.runs[c.baseline].validation) panels.push_back(relative_panel(c));
   std::vector<size_t> all;
   for (size_t i = 0; i < c.runs.size(); ++i) all.push_back(i);
   Panel bits = metric_panel(c, bits_unit(c) + " on held-out images", "val_bits", all, false);
@@ -544,7 +571,8 @@ std::string as_html(const Comparison& c) {
   std::vector<Picture> pictures;
   for (const ComparedRun& run : c.runs) pictures.push_back(samples_of(run));
   std::vector<Table> all = tables(c);
-  std::string body = html_list(c.notes) + html_list(c.warnings) + html_table(all.back());
+  // The answer first; below it what it rests on.
+  std::string body = html_list(c.warnings) + html_table(all.back());
   all.pop_back();
   body += html_heading("newest samples") + html_pictures(pictures);
   body += html_heading("curves") + html_plot(as_svg(c));

@@ -23,6 +23,13 @@ std::string significant(double value, int digits) {
           std::to_chars(text, text + sizeof(text), value, std::chars_format::general, digits).ptr};
 }
 
+std::string fixed(double value, int decimals) {
+  char text[384];  // the largest double has 309 digits before the point
+  const auto end =
+      std::to_chars(text, text + sizeof(text), value, std::chars_format::fixed, decimals).ptr;
+  return {text, end};
+}
+
 size_t characters(std::string_view text) {
   return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
     return (static_cast<unsigned char>(c) & 0xC0) != 0x80;

@@ -17,6 +17,9 @@ std::string shortest(double value);
 /// `value` with at most this many significant digits, in any locale: 0.0012, 4.04e-05, inf.
 std::string significant(double value, int digits);
 
+/// `value` with this many decimals, in any locale.
+std::string fixed(double value, int decimals);
+
 /// How many characters UTF-8 text has.
 size_t characters(std::string_view text);
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <string_view>
@@ -25,13 +24,6 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 // Okabe and Ito's colours, which stay apart for colour-blind readers.
 constexpr std::array<std::string_view, 8> kPalette{
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000"};
-
-std::string fixed(double value, int decimals) {
-  char text[64];
-  const auto end =
-      std::to_chars(text, text + sizeof(text), value, std::chars_format::fixed, decimals).ptr;
-  return {text, end};
-}
 
 /// A coordinate of the picture: a tenth of a pixel is fine enough.
 std::string at(double value) { return fixed(value, 1); }

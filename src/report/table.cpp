@@ -7,6 +7,26 @@
 #include "base/text.h"
 
 namespace diffuse {
+namespace {
+
+/// Words in lines of at most 98 characters, each two spaces in.
+std::string wrapped(const std::string& words) {
+  constexpr size_t kWidth = 98;
+  std::string out, line = " ";
+  for (size_t begin = 0; begin < words.size();) {
+    const size_t end = std::min(words.find(' ', begin), words.size());
+    const std::string word = words.substr(begin, end - begin);
+    if (line.size() > 1 && characters(line) + 1 + characters(word) > kWidth) {
+      out += line + "\n";
+      line = " ";
+    }
+    line += " " + word;
+    begin = end + 1;
+  }
+  return out + line + "\n";
+}
+
+}  // namespace
 
 std::string table_text(const Table& table) {
   std::vector<std::vector<std::string>> lines{table.head};
@@ -32,7 +52,7 @@ std::string table_text(const Table& table) {
     row.erase(row.find_last_not_of(' ') + 1);
     out += row + "\n";
   }
-  for (const std::string& note : table.notes) out += "  " + printable(note, true) + "\n";
+  for (const std::string& note : table.notes) out += wrapped(printable(note, true));
   return out;
 }
 
