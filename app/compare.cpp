@@ -585,7 +585,7 @@ std::string as_html(const Comparison& c) {
 }  // namespace
 
 Run add_compare(CLI::App& app, const Context&) {
-  app.description("Compare runs: what differs, held-out figures with intervals, samples.");
+  app.description("Compare runs: what differs, held-out figures, samples.");
   app.footer(
       "  diffuse compare runs/a runs/b\n"
       "  diffuse compare runs/sweep/* --baseline runs/sweep/linear-epsilon --html compare.html\n"

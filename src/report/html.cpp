@@ -22,20 +22,20 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .9rem .3rem 0;border-bottom:1px solid var(--rule);text-align:right;white-space:nowrap}
 th{color:var(--soft);font-weight:600;font-size:.86em}
 th.name,td.name{text-align:left}
-td.name{white-space:normal;overflow-wrap:anywhere}
+td.name{white-space:normal}
 tbody tr:hover{background:var(--band)}
 ul{padding-left:1.2rem;margin:.5rem 0}
 .note{color:var(--soft);font-size:.9em;margin:.4rem 0}
 .plot svg{display:block;max-width:100%;height:auto}
-.pictures{display:flex;flex-wrap:wrap;gap:1.25rem}
-figure{margin:0;flex:0 1 20rem;min-width:12rem}
+.pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(16rem,1fr));gap:1.25rem}
+figure{margin:0;max-width:34rem}
 figure img{display:block;width:100%;height:auto;image-rendering:pixelated;border:1px solid var(--rule)}
 figcaption{overflow-wrap:anywhere;margin-top:.4rem}
 figcaption span{display:block;color:var(--soft);font-size:.9em}
 .none{display:flex;align-items:center;justify-content:center;aspect-ratio:1;border:1px dashed var(--rule);
 color:var(--soft)}
 @media print{body{max-width:none;padding:0;font-size:10pt}.wide{overflow:visible}
-h2{break-after:avoid}table,figure{break-inside:avoid}td,th{padding-right:.6rem;white-space:normal}}
+h2{break-after:avoid}tr,figure{break-inside:avoid}td,th{padding-right:.6rem;white-space:normal}}
 )";
 
 std::string cell(const char* tag, bool name, std::string_view text) {

@@ -36,8 +36,8 @@ const Table kTable{.title = "runs",
 TEST(Table, IsAligned) {
   EXPECT_EQ(table_text(kTable),
             "runs\n"
-            "  run       loss\n"
-            "  ü          0.5\n"
+            "  run        loss\n"
+            "  ü           0.5\n"
             "  a\\x1b<b>  12.25\n"
             "  a note\n");
 }
