@@ -34,7 +34,7 @@ std::string number(double value, int digits = 4) {
   if (!std::isfinite(value)) return "-";
   const double size = std::abs(value);
   if (size == 0) return "0";
-  if (size < 1e-5 || size >= 1e7) return significant(value, digits);
+  if (size < 1e-4 || size >= 1e7) return significant(value, digits);
   const int decimals = digits - 1 - static_cast<int>(std::floor(std::log10(size)));
   return fixed(value, std::max(decimals, 0));
 }
