@@ -101,7 +101,7 @@ Table runs_table(const Comparison& c) {
          run.status ? std::to_string(run.status->step) + " of " + std::to_string(run.status->of)
                     : "-",
          number(median_of(run, "img_s")),
-         seconds ? significant(std::round(*seconds), 12) : "-",
+         seconds ? fixed(*seconds, *seconds < 10 ? 1 : 0) : "-",
          run.parameters ? std::to_string(*run.parameters) : "-"});
   }
   return out;
