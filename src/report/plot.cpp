@@ -3,17 +3,15 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <string_view>
 
 #include "base/text.h"
+#include "report/markup.h"
 
 namespace diffuse {
 namespace {
-
-using Points = std::vector<std::pair<double, double>>;
 
 constexpr double kWidth = 860, kPlotHeight = 220;
 constexpr double kLeft = 74, kRight = 24, kTop = 40, kBottom = 30, kXLabel = 20, kLegendRow = 20;
@@ -27,67 +25,8 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr std::array<std::string_view, 8> kPalette{
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000"};
 
-std::string fixed(double value, int decimals) {
-  char text[64];
-  const auto end =
-      std::to_chars(text, text + sizeof(text), value, std::chars_format::fixed, decimals).ptr;
-  return {text, end};
-}
-
 /// A coordinate of the picture: a tenth of a pixel is fine enough.
 std::string at(double value) { return fixed(value, 1); }
-
-/// For XML text: markup escaped, what XML 1.0 cannot hold (control characters, invalid UTF-8)
-/// replaced.
-std::string escape(std::string_view text) {
-  std::string out;
-  for (size_t i = 0; i < text.size();) {
-    const auto c = static_cast<unsigned char>(text[i]);
-    const size_t length = c < 0x80                ? 1
-                          : c >= 0xC2 && c < 0xE0 ? 2
-                          : c >= 0xE0 && c < 0xF0 ? 3
-                          : c >= 0xF0 && c < 0xF5 ? 4
-                                                  : 0;
-    bool valid = length > 0 && i + length <= text.size() && (c >= 0x20 || c == '\t');
-    for (size_t k = 1; valid && k < length; ++k)
-      valid = (static_cast<unsigned char>(text[i + k]) & 0xC0) == 0x80;
-    if (valid && length >= 3) {
-      const auto next = static_cast<unsigned char>(text[i + 1]);
-      valid = !(c == 0xE0 && next < 0xA0) && !(c == 0xED && next >= 0xA0) &&
-              !(c == 0xF0 && next < 0x90) && !(c == 0xF4 && next >= 0x90) &&
-              !(c == 0xEF && next == 0xBF && static_cast<unsigned char>(text[i + 2]) >= 0xBE);
-    }
-    if (!valid) {
-      out += '?';
-      ++i;
-      continue;
-    }
-    switch (text[i]) {
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '&':
-        out += "&amp;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out.append(text.substr(i, length));
-    }
-    i += length;
-  }
-  return out;
-}
-
-size_t characters(std::string_view text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
-  }));
-}
 
 struct Range {
   double low = std::numeric_limits<double>::infinity();
@@ -233,7 +172,7 @@ std::string text(
     double x, double y, std::string_view anchor, std::string_view more, std::string_view content) {
   std::string out = "<text x=\"" + at(x) + "\" y=\"" + at(y) + "\" text-anchor=\"";
   out.append(anchor).append("\"").append(more).append(">");
-  return out + escape(content) + "</text>\n";
+  return out + escape_markup(content) + "</text>\n";
 }
 
 std::string line(double x1, double y1, double x2, double y2, std::string_view stroke) {
@@ -372,6 +311,8 @@ std::string draw_panel(const Panel& panel, size_t number, double top) {
   return out + "</g>\n";
 }
 
+}  // namespace
+
 Points points_of(const std::vector<MetricRow>& rows, std::string_view name) {
   Points out;
   for (const MetricRow& row : rows)
@@ -380,8 +321,6 @@ Points points_of(const std::vector<MetricRow>& rows, std::string_view name) {
   return out;
 }
 
-/// Mean over about a fiftieth of the points around each, so that the line does not lag behind the
-/// data; narrower towards both ends. Non-finite points are left out.
 Points smooth(const Points& points) {
   Points finite;
   for (const auto& p : points)
@@ -397,7 +336,6 @@ Points smooth(const Points& points) {
   return out;
 }
 
-/// Whether a log axis shows these values better: all positive, over more than a factor of ten.
 bool wants_log(const std::vector<Series>& series) {
   Range range;
   for (const Series& s : series)
@@ -405,8 +343,6 @@ bool wants_log(const std::vector<Series>& series) {
       if (std::isfinite(p.second)) range.add(p.second);
   return !range.empty() && range.low > 0 && range.high > 10 * range.low;
 }
-
-}  // namespace
 
 std::string plot_svg(const std::vector<Panel>& panels) {
   double height = 10;

@@ -153,6 +153,7 @@ TEST(CommandLine, Help) {
                                                {"inspect"},
                                                {"schedule"},
                                                {"explain"},
+                                               {"compare"},
                                                {"config"},
                                                {"config", "schema"},
                                                {"config", "defaults"},

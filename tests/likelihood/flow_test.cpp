@@ -372,7 +372,7 @@ TEST(Flow, SolvesBfloat16NetworksToTheirPrecision) {
   double logsnr = 0;
   const Network network = [&](const at::Tensor& x, const at::Tensor&) {
     const Level l = level_at(logsnr);
-    return ((x - l.alpha * exact(x, l)) / l.sigma).to(at::kBFloat16);  // eps_hat
+    return ((x - l.alpha * exact(x, l).x_hat) / l.sigma).to(at::kBFloat16);  // eps_hat
   };
   Prediction epsilon(predictions(), "epsilon");
   const Denoise denoise = make_denoiser(network, epsilon, /*clip=*/false);
