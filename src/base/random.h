@@ -31,6 +31,7 @@ enum class Purpose : uint32_t {
   dropout = 7,       // likewise, index = (layer, element)
   sample_start = 8,  // x_T of image `sample`
   sample_step = 9,   // the noise of chain position `step` of image `sample`
+  point = 10,        // point `sample` of a distribution in the plane (data/points.h)
 };
 
 /// Names one stream; `block` below counts 128-bit blocks in it.
