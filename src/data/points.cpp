@@ -108,7 +108,7 @@ class NoisedCentres : public NoisedPoints {
         }
       return loss / mass;
     };
-    // Both grids at most: width height / step^2 points and a row and column more.
+    // A grid has about width height / step^2 points; there are always two of them.
     double step = std::max(std, std::sqrt(width * height / kMaxGrid) * 2);
     double coarse = on_grid(step);
     for (;;) {
@@ -146,30 +146,30 @@ class NoisedNodes : public NoisedCentres {
 
   PointPosterior operator()(Point z) const override {
     // Nodes count only near z, and are in the order of x.
-    const double least = nearest_square(z);
+    const Node& nearest = nearest_to(z);
+    const double least = square(nearest, z);
     // A little more, so that rounding leaves the nearest in.
     const double reach = (1 + 1e-9) * std::sqrt(least - 2 * kNegligible * level().variance);
     const size_t begin = first_from(z.x - reach), end = first_from(z.x + reach);
-    const auto each = [&](const auto& use) {
-      for (size_t i = begin; i < end; ++i) {
-        const double exponent = (least - square(nodes_[i], z)) / (2 * level().variance);
-        if (exponent > kNegligible) use(nodes_[i].centre, nodes_[i].weight * std::exp(exponent));
-      }
-    };
-    double mass = 0;
-    Point mean;
-    each([&](Point c, double w) {
+    // Moments about the nearest node, which is where the mass is: their difference cancels little.
+    double mass = 0, squares = 0;
+    Point shift;
+    for (size_t i = begin; i < end; ++i) {
+      const double exponent = (least - square(nodes_[i], z)) / (2 * level().variance);
+      if (exponent < kNegligible) continue;
+      const double w = nodes_[i].weight * std::exp(exponent);
+      const double dx = nodes_[i].centre.x - nearest.centre.x;
+      const double dy = nodes_[i].centre.y - nearest.centre.y;
       mass += w;
-      mean.x += w * c.x;
-      mean.y += w * c.y;
-    });
-    mean = {mean.x / mass, mean.y / mass};
-    double trace = 0;
-    each([&](Point c, double w) {
-      trace += w * ((c.x - mean.x) * (c.x - mean.x) + (c.y - mean.y) * (c.y - mean.y));
-    });
-    return level().posterior(
-        z, std::log(mass) - least / (2 * level().variance), mean, trace / mass);
+      shift.x += w * dx;
+      shift.y += w * dy;
+      squares += w * (dx * dx + dy * dy);
+    }
+    shift = {shift.x / mass, shift.y / mass};
+    return level().posterior(z,
+                             std::log(mass) - least / (2 * level().variance),
+                             {nearest.centre.x + shift.x, nearest.centre.y + shift.y},
+                             std::max(0.0, squares / mass - shift.x * shift.x - shift.y * shift.y));
   }
 
  private:
@@ -184,18 +184,25 @@ class NoisedNodes : public NoisedCentres {
     return static_cast<size_t>(std::ranges::lower_bound(nodes_, x, {}, place) - nodes_.begin());
   }
 
-  double nearest_square(Point z) const {
+  const Node& nearest_to(Point z) const {
     const auto gap = [&](const Node& node) {
       const double dx = z.x - level().alpha * node.centre.x;
       return dx * dx;
     };
     const size_t middle = first_from(z.x);
     double least = kInfinity;
-    for (size_t i = middle; i < nodes_.size() && gap(nodes_[i]) < least; ++i)
-      least = std::min(least, square(nodes_[i], z));
-    for (size_t i = middle; i-- > 0 && gap(nodes_[i]) < least;)
-      least = std::min(least, square(nodes_[i], z));
-    return least;
+    const Node* nearest = nullptr;
+    const auto look_at = [&](const Node& node) {
+      const double distance = square(node, z);
+      if (distance < least) {
+        least = distance;
+        nearest = &node;
+      }
+    };
+    for (size_t i = middle; i < nodes_.size() && gap(nodes_[i]) < least; ++i) look_at(nodes_[i]);
+    for (size_t i = middle; i-- > 0 && gap(nodes_[i]) < least;) look_at(nodes_[i]);
+    DIFFUSE_CHECK(nearest != nullptr);  // z is finite
+    return *nearest;
   }
 
   std::vector<Node> nodes_;

@@ -47,6 +47,7 @@ class NoisedPoints {
   NoisedPoints& operator=(const NoisedPoints&) = delete;
   virtual ~NoisedPoints() = default;
 
+  /// z is finite.
   virtual PointPosterior operator()(Point z) const = 0;
 
   double density(Point z) const;
@@ -80,8 +81,8 @@ class PointDistribution {
   virtual PointBox box() const = 0;
 };
 
-/// Every row lies within [-1, 1] x [-1, 1] at its default options: the centres within 0.85 where
-/// the default noise is added to them, so that a sampler that clips to [-1, 1] cuts off nothing.
+/// With its default options every row lies within [-1, 1] x [-1, 1], but for one point in 10^4: a
+/// sampler that clips there cuts off nothing.
 using PointSource = Choice<std::unique_ptr<const PointDistribution>()>;
 
 const PointSource::Table& point_sources();
@@ -126,7 +127,7 @@ struct MixturePoints {
 
 struct GaussianPoints {
   std::vector<double> mean{0.0, 0.0};
-  std::vector<double> std{0.3, 0.15};
+  std::vector<double> std{0.25, 0.15};
   double correlation = 0.5;
   void fields(Fields& f);
   std::unique_ptr<const PointDistribution> operator()() const;
