@@ -568,7 +568,7 @@ const PointSource::Table& point_sources() {
       PointSource::row<SwissRollPoints>(
           "swiss_roll", "a spiral", "Marsland 2009; Sohl-Dickstein et al. 2015, figure 1"),
       PointSource::row<CheckerboardPoints>(
-          "checkerboard", "every other square of a board", "Grathwohl et al. 2019, figure 2"),
+          "checkerboard", "every other square of a board", "Grathwohl et al. 2019"),
       PointSource::row<MixturePoints>("mixture", "Gaussians on a circle", ""),
       PointSource::row<GaussianPoints>("gaussian", "one Gaussian", ""),
   };
