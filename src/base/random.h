@@ -31,9 +31,10 @@ enum class Purpose : uint32_t {
   dropout = 7,       // likewise, index = (layer, element)
   sample_start = 8,  // x_T of image `sample`
   sample_step = 9,   // the noise of chain position `step` of image `sample`
+  point = 10,        // point `sample` of a distribution in the plane (data/points.h)
   probe = 11,        // step = probe number, sample = evaluated image, index = 64 elements
-  dequantise = 13,   // step = draw, sample = evaluated image, index = element
   bootstrap = 12,    // step = resample, sample = data set, index = position in the resample
+  dequantise = 13,   // step = draw, sample = evaluated image, index = element
 };
 
 /// Names one stream; `block` below counts 128-bit blocks in it.
