@@ -159,14 +159,6 @@ std::string as_json(const DiffusionOptions& d, const Explanation& e) {
   return out.dump(1) + "\n";
 }
 
-/// The share of a step per unit of log SNR, of which it covers half the way to either neighbour.
-double share_density(const std::vector<ExplainedStep>& steps, size_t i) {
-  const size_t before = i > 0 ? i - 1 : i;
-  const size_t after = i + 1 < steps.size() ? i + 1 : i;
-  const double way = steps[before].logsnr - steps[after].logsnr;
-  return steps[i].share * static_cast<double>(after - before) / way;
-}
-
 std::string as_svg(const Explanation& e) {
   // The axis wants ascending x: from the noisy end to the clean one.
   const auto series = [&](const char* name, const std::function<double(size_t)>& value) {
@@ -176,25 +168,25 @@ std::string as_svg(const Explanation& e) {
     return out;
   };
   const auto& s = e.steps;
-  const auto n = static_cast<double>(s.size());
-  return plot_svg({{.title = "effective weight on each scale of the error",
-                    .x_label = "log SNR",
-                    .y_label = "weight",
-                    .log_y = true,
-                    .series = {series("eps", [&](size_t i) { return s[i].on_eps; }),
-                               series("x0", [&](size_t i) { return s[i].on_x0; }),
-                               series("v", [&](size_t i) { return s[i].on_velocity; }),
-                               series("score", [&](size_t i) { return s[i].on_score; })}},
-                   {.title = "where the training signal is: density times weight on eps",
-                    .x_label = "log SNR",
-                    .y_label = "share per unit",
-                    .log_y = false,
-                    .series = {series("share", [&](size_t i) { return share_density(s, i); })}},
-                   {.title = "how often a level is drawn, per level of the objective",
-                    .x_label = "log SNR",
-                    .y_label = "times its density",
-                    .log_y = false,
-                    .series = {series("drawn", [&](size_t i) { return s[i].proposal * n; })}}});
+  return plot_svg(
+      {{.title = "effective weight on each scale of the error",
+        .x_label = "log SNR",
+        .y_label = "weight",
+        .log_y = true,
+        .series = {series("eps", [&](size_t i) { return s[i].on_eps; }),
+                   series("x0", [&](size_t i) { return s[i].on_x0; }),
+                   series("v", [&](size_t i) { return s[i].on_velocity; }),
+                   series("score", [&](size_t i) { return s[i].on_score; })}},
+       {.title = "where the training signal is: density times weight on eps",
+        .x_label = "log SNR",
+        .y_label = "share per unit",
+        .log_y = false,
+        .series = {series("share", [&](size_t i) { return s[i].share / s[i].width; })}},
+       {.title = "how often a level is drawn, per level of the objective",
+        .x_label = "log SNR",
+        .y_label = "times its density",
+        .log_y = false,
+        .series = {series("drawn", [&](size_t i) { return s[i].proposal / s[i].density; })}}});
 }
 
 }  // namespace

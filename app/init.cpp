@@ -69,19 +69,19 @@ Run add_init(CLI::App& app, const Context&) {
   app.description("Write a commented config.yaml and its schema for editors.");
   app.footer(
       "  diffuse init my-model\n"
-      "  diffuse init my-model --preset cifar10 --data /data/cifar10");
+      "  diffuse init my-model --preset cifar10-ddpm --data /data/cifar10");
   const auto flags = std::make_shared<InitFlags>();
   std::vector<std::string> names;
   std::string list;
   for (int i = 0; i < kPresetCount; ++i) {
     names.emplace_back(kPresets[i].name);
-    list += (list.empty() ? "" : "|") + names.back();
+    list += (list.empty() ? "" : ", ") + names.back();
   }
   app.add_option("DIR", flags->folder, "folder, made if missing")
       ->capture_default_str()
       ->check(not_empty());
-  app.add_option("--preset", flags->preset, "what the values start from")
-      ->type_name(list)
+  app.add_option("--preset", flags->preset, "what the values start from: " + list)
+      ->type_name("PRESET")
       ->check(one_of(names))
       ->capture_default_str();
   app.add_option("--data", flags->data, "data.path of the config, relative to DIR")

@@ -12,6 +12,7 @@
 #include "data/dataset.h"
 #include "data/image.h"
 #include "io/checkpoint.h"
+#include "io/run_folder.h"
 #include "io/safetensors.h"
 #include "report/metrics.h"
 
@@ -35,18 +36,12 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return out + "]";
 }
 
-int64_t count_values(const TensorView& tensor) {
-  int64_t count = 1;
-  for (const int64_t n : tensor.shape) count *= n;
-  return count;
-}
-
 Json inspect_safetensors(const fs::path& path) {
   const SafetensorsFile file(path);
   Json tensors = Json::object();
   int64_t values = 0;
   for (const TensorView& tensor : file.tensors()) {
-    values += count_values(tensor);
+    values += tensor.values();
     tensors[tensor.name] = tensor.dtype + " " + shape_text(tensor.shape);
   }
   Json out{{"kind", "safetensors"}, {"path", path.string()}, {"bytes", fs::file_size(path)}};
@@ -70,7 +65,7 @@ Json inspect_checkpoint(const fs::path& path) {
   if (fs::exists(path / "model.safetensors")) {
     const SafetensorsFile model(path / "model.safetensors");
     int64_t parameters = 0;
-    for (const TensorView& tensor : model.tensors()) parameters += count_values(tensor);
+    for (const TensorView& tensor : model.tensors()) parameters += tensor.values();
     out["parameters"] = parameters;
   }
   if (const Json state = read_json(path / "state.json"); state.is_object()) out["state"] = state;
@@ -87,8 +82,7 @@ Json checkpoint_names(const fs::path& folder) {
 Json inspect_run(const fs::path& path) {
   Json out{{"kind", "run"}, {"path", path.string()}};
   if (Json status = read_json(path / "status.json"); status.is_object()) {
-    // A killed process cannot say that it has ended; the kernel has freed its lock.
-    if (status.value("state", "") == "running" && !is_locked(path / "run.lock"))
+    if (const auto known = read_status(path); known && known->state == "killed")
       status["state"] = "killed (it was running, and no process holds the folder)";
     out["status"] = status;
   }

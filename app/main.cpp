@@ -30,6 +30,7 @@ constexpr Command kCommands[] = {
     {"inspect", add_inspect},
     {"schedule", add_schedule},
     {"explain", add_explain},
+    {"compare", add_compare},
     {"config", add_config},
     {"init", add_init},
     {"completion", add_completion},

@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "command.h"
 #include "report/plot.h"
+#include "report/table.h"
 
 namespace diffuse {
 namespace {
@@ -115,10 +116,7 @@ std::string as_csv(const std::vector<Named>& schedules) {
   for (const Column& column : kColumns) out += std::string(",") + column.name;
   out += "\n";
   for (const Named& schedule : schedules) {
-    const bool quoted = schedule.name.find_first_of(",\" ") != std::string::npos;
-    std::string name;
-    for (const char c : schedule.name) name += c == '"' ? std::string("\"\"") : std::string(1, c);
-    if (quoted) name = "\"" + name + "\"";
+    const std::string name = csv_field(schedule.name);
     for (int64_t t = 0; t < schedule.chain.steps(); ++t) {
       out += name + "," + std::to_string(t);
       for (const Column& column : kColumns) out += "," + shortest(column.value(schedule.chain, t));

@@ -243,6 +243,8 @@ std::string as_svg(const EvaluateRequest& request, const std::vector<StepRow>& r
   };
   if (request.clipped) add("clipped", 0, &StepRow::clipped, &StepRow::clipped_sum);
   if (request.unclipped) add("unclipped", 1, &StepRow::bits, &StepRow::sum);
+  const auto last = [](const Series& s) { return s.points.back().second; };
+  sums.log_y = last(sums.series.back()) > 10 * last(sums.series.front());
   return plot_svg({terms, sums});
 }
 

@@ -8,7 +8,6 @@ foreach(config ${configs})
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${config})
   file(READ ${config} text)
   get_filename_component(name ${config} NAME_WE)
-  string(REGEX REPLACE "-.*" "" name ${name})  # cifar10-ddpm.yaml is the preset cifar10
   string(APPEND rows "    {\"${name}\", R\"yaml(${text})yaml\"},\n")
 endforeach()
 file(CONFIGURE OUTPUT ${DIFFUSE_PRESETS_CPP} @ONLY CONTENT [[

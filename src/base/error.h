@@ -13,7 +13,7 @@ enum class Exit {
   bug = 1,            // an exception that nobody expected
   usage = 2,          // the command line is wrong
   config = 3,         // the config is invalid
-  run_folder = 4,     // run folder in use, exists, or not writable
+  run_folder = 4,     // run folder missing, in use, exists, or not writable
   data = 5,           // data missing or too many bad files
   checkpoint = 6,     // checkpoint unreadable, damaged or incompatible
   device = 7,         // device missing or out of memory

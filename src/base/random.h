@@ -31,7 +31,9 @@ enum class Purpose : uint32_t {
   dropout = 7,       // likewise, index = (layer, element)
   sample_start = 8,  // x_T of image `sample`
   sample_step = 9,   // the noise of chain position `step` of image `sample`
+  point = 10,        // point `sample` of a distribution in the plane (data/points.h)
   probe = 11,        // step = probe number, sample = evaluated image, index = 64 elements
+  bootstrap = 12,    // step = resample, sample = data set, index = position in the resample
   dequantise = 13,   // step = draw, sample = evaluated image, index = element
   bound = 14,        // step = chain index t, sample = evaluated image, index = element
   bound_step = 15,   // step = stratum of t, sample = evaluated image

@@ -29,8 +29,22 @@ std::string hex(uint64_t value) {
   return std::string(sizeof(text) - digits.size(), '0') + digits;
 }
 
+std::string fixed(double value, int decimals) {
+  char text[384];  // the largest double has 309 digits before the point
+  const auto end =
+      std::to_chars(text, text + sizeof(text), value, std::chars_format::fixed, decimals).ptr;
+  return {text, end};
+}
+
+size_t characters(std::string_view text) {
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+  }));
+}
+
 std::string padded(const std::string& text, size_t width) {
-  return std::string(text.size() < width ? width - text.size() : 0, ' ') + text;
+  const size_t used = characters(text);
+  return std::string(used < width ? width - used : 0, ' ') + text;
 }
 
 bool is_folder_name(std::string_view name) {

@@ -20,7 +20,13 @@ std::string significant(double value, int digits);
 /// 16 hexadecimal digits.
 std::string hex(uint64_t value);
 
-/// `text` with spaces before it up to `width`: a cell of a table.
+/// `value` with this many decimals, in any locale.
+std::string fixed(double value, int decimals);
+
+/// How many characters UTF-8 text has.
+size_t characters(std::string_view text);
+
+/// `text` with spaces before it up to `width` characters: a cell of a table.
 std::string padded(const std::string& text, size_t width);
 
 /// Whether `name` can name a new folder that is not hidden: no '/' and no control characters.

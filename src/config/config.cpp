@@ -56,23 +56,25 @@ void check_training(const Config& c, std::vector<Finding>& out) {
                    .message = "the warm-up of " + std::to_string(c.optim.warmup_steps) +
                               " steps is not over before the run ends at train.steps " +
                               std::to_string(c.train.steps) +
-                              ", so the learning rate stays below optim.lr"});
+                              ", so the learning rate stays below optim.lr",
+                   .code = "warm-up-longer-than-run"});
   if (c.validate.every_steps > 0 && c.data.holdout == 0)
     out.push_back({.error = true,
                    .key = "validate.every_steps",
                    .message = "validation needs pictures that training never sees; use e.g. "
-                              "data.holdout: 0.1, or every_steps: 0"});
+                              "data.holdout: 0.1, or every_steps: 0",
+                   .code = "no-held-out-pictures"});
   // Without its warm-up the EMA still holds the share decay^n of the random initial weights.
   const double initial_share = std::pow(c.optim.ema_decay, static_cast<double>(c.train.steps));
   if (c.optim.ema_power == 0 && initial_share > 0.01)
     out.push_back(
         {.error = false,
          .key = "optim.ema_decay",
-         .message =
-             "the average is longer than the run: after train.steps " +
-             std::to_string(c.train.steps) + " it still holds " +
-             std::to_string(std::lround(100 * initial_share)) +
-             " % of the random initial weights; use a smaller ema_decay, or ema_power: 0.75"});
+         .message = "the average is longer than the run: after train.steps " +
+                    std::to_string(c.train.steps) + " it still holds " +
+                    std::to_string(std::lround(100 * initial_share)) +
+                    " % of the random initial weights; use a smaller ema_decay, or ema_power: 0.75",
+         .code = "ema-longer-than-run"});
   if (c.checkpoint.every_steps == 0 && c.checkpoint.every_minutes == 0)
     out.push_back(
         {.error = false,
@@ -87,6 +89,27 @@ void check_training(const Config& c, std::vector<Finding>& out) {
                               " is no multiple of checkpoint.every_steps " +
                               std::to_string(c.checkpoint.every_steps) +
                               ", so some of the steps to keep have no checkpoint"});
+}
+
+/// Importance sampling begins when every level has been drawn ten times.
+void check_importance(const Config& c, std::vector<Finding>& out) {
+  const bool broken = std::any_of(out.begin(), out.end(), [](const Finding& f) { return f.error; });
+  if (broken || !needs_history(c.diffusion.time_sampler)) return;
+  const auto bins = static_cast<double>(make_process(c.diffusion).bins());
+  // The coupon collector's ten sets: T (ln T + 9 ln ln T) draws, Erdos & Renyi 1961.
+  const double warm_up =
+      bins > 3 ? bins * (std::log(bins) + 9 * std::log(std::log(bins))) : 10 * bins;
+  const double draws = static_cast<double>(c.train.steps) * static_cast<double>(c.train.batch);
+  if (warm_up > 0.5 * draws)
+    out.push_back(
+        {.error = false,
+         .key = "diffusion.time_sampler",
+         .message = "'importance' draws t uniformly until it has seen ten losses of each, "
+                    "which takes about " +
+                    std::to_string(std::lround(warm_up)) + " pictures of the run's " +
+                    std::to_string(std::lround(draws)) +
+                    "; use fewer diffusion.steps, a longer run, or stratified",
+         .code = "importance-warm-up"});
 }
 
 }  // namespace
@@ -125,6 +148,7 @@ std::vector<Finding> check(const Config& config) {
                               "contain '/' or control characters"});
   check_model(config, out);
   check_training(config, out);
+  check_importance(config, out);
   if (config.sample.steps && *config.sample.steps > config.diffusion.steps)
     out.push_back({.error = true,
                    .key = "sample.steps",

@@ -104,7 +104,25 @@ void compare(const Fields& a,
   }
 }
 
+void collect(const Fields& fields, const std::string& prefix, std::vector<ConfigValue>& out) {
+  for (const Field& field : fields.list()) {
+    const std::string key = joined(prefix, field.key);
+    if (!std::holds_alternative<SectionField>(field.value))
+      out.push_back({key, value_text(field), field.affects_result});
+    if (const SubFields inner = sub_fields(field); inner.has) collect(inner.fields, key, out);
+  }
+}
+
 }  // namespace
+
+std::vector<ConfigValue> config_values(const Config& config) {
+  Config copy = config;
+  Fields fields;
+  copy.fields(fields);
+  std::vector<ConfigValue> out;
+  collect(fields, "", out);
+  return out;
+}
 
 std::string write_config(const Config& config, bool comments, const Origin& origin) {
   Config copy = config;  // fields() hands out pointers that one could write through

@@ -51,6 +51,14 @@ std::string write_config(const Config& config,
                          bool comments,
                          const std::function<std::string(const std::string&)>& origin = nullptr);
 
+/// One key of a config with its value as YAML.
+struct ConfigValue {
+  std::string key, value;
+  bool affects_result = true;  // false: may change on resume
+};
+/// Every key with a value, in order; of an axis its row and that row's options.
+std::vector<ConfigValue> config_values(const Config& config);
+
 /// The keys whose values differ, as "diffusion.target: epsilon -> velocity". `affects_result_only`
 /// leaves out the fields that may change on resume.
 std::vector<std::string> config_differences(const Config& a,

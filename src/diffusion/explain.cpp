@@ -1,15 +1,37 @@
 // SPDX-License-Identifier: MIT
 #include "diffusion/explain.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <vector>
 
 namespace diffuse {
 namespace {
 
-/// u in the middle of bin `i` of `n`.
-double middle(size_t i, size_t n) {
-  return (static_cast<double>(i) + 0.5) / static_cast<double>(n);
+/// Bins that an explanation looks at, by the ends of their u; rising.
+std::vector<double> explained_bins(const Process& process) {
+  std::vector<double> out;
+  if (!process.continuous()) {
+    const auto n = static_cast<double>(process.bins());
+    for (int64_t i = 0; i <= process.bins(); ++i) out.push_back(static_cast<double>(i) / n);
+    return out;
+  }
+  // Even steps of log SNR: a weight may grow so fast that the signal is in the density's tail.
+  constexpr int kBins = 256;
+  constexpr double kTail = 1e-7;
+  const double high = process.at(kTail).level.logsnr;
+  const double low = process.at(1 - kTail).level.logsnr;
+  for (int i = 0; i <= kBins; ++i) {
+    const double logsnr = high + (low - high) * i / kBins;
+    double below = out.empty() ? kTail : out.back(), above = 1 - kTail;
+    for (int halving = 0; halving < 50; ++halving) {
+      const double u = 0.5 * (below + above);
+      (process.at(u).level.logsnr > logsnr ? below : above) = u;
+    }
+    out.push_back(0.5 * (below + above));
+  }
+  return out;
 }
 
 bool is_monotone(const Process& process, const std::vector<ExplainedStep>& steps) {
@@ -17,9 +39,10 @@ bool is_monotone(const Process& process, const std::vector<ExplainedStep>& steps
   for (size_t t = process.continuous() ? 0 : 1; t < steps.size(); ++t) {  // t = 0 is the decoder's
     // Per unit of log SNR, as a multiple of the bound's own weight: of a chain that is
     // SNR_{t-1} / SNR_t - 1 (twice the weight of L_{t-1} on epsilon), in the limit d(log SNR).
-    const double bound = process.continuous() ? -process.at(middle(t, steps.size())).slope
+    const double bound = process.continuous() ? -process.at(steps[t].u).slope
                                               : std::expm1(steps[t - 1].logsnr - steps[t].logsnr);
-    const double w = steps[t].on_eps * steps[t].density / bound;
+    const double density = process.continuous() ? 1 : steps[t].density;
+    const double w = steps[t].on_eps * density / bound;
     if (!std::isfinite(w)) continue;  // zero SNR: log SNR has no end
     // From low to high noise log SNR falls, so w must not. 1 - alpha_bar has lost some 6 of 16
     // digits at t = 1, and differences of log SNR a few more.
@@ -42,12 +65,15 @@ Explanation explain(const DiffusionOptions& options) {
   const Process process = make_process(options);
   const std::vector<double> proposal =
       TimeDraw(options.time_sampler, process.bin_edges()).probabilities();
-  const auto n = static_cast<size_t>(process.bins());
+  const auto bins = static_cast<double>(proposal.size());
+  const std::vector<double> ends = explained_bins(process);
+  const size_t n = ends.size() - 1;
   Explanation out;
   out.continuous = process.continuous();
   double total = 0;
   for (size_t i = 0; i < n; ++i) {
-    const NoisePoint point = process.at(middle(i, n));
+    const double u = 0.5 * (ends[i] + ends[i + 1]);
+    const NoisePoint point = process.at(u);
     const Level& level = point.level;
     const double snr = level.snr();
     const double c_out = options.target(level).c_out;
@@ -55,8 +81,10 @@ Explanation explain(const DiffusionOptions& options) {
     step.t = static_cast<int64_t>(i);
     step.time = level.t;
     step.logsnr = level.logsnr;
-    step.density = 1 / static_cast<double>(n);
-    step.proposal = proposal[i];
+    step.u = u;
+    step.density = ends[i + 1] - ends[i];
+    step.width = process.continuous() ? -point.slope * step.density : 0;
+    step.proposal = proposal[static_cast<size_t>(u * bins)] * bins * step.density;
     step.on_network = network_weight(options, process, point);
     // |x0 - x0_hat|^2 = c_out^2 |F* - F|^2; on epsilon it is SNR times, on velocity SNR + 1 times,
     // on the score SNR / sigma^2 times as large.
@@ -71,6 +99,12 @@ Explanation explain(const DiffusionOptions& options) {
     step.share = std::isfinite(step.on_eps) ? step.density * step.on_eps / total : 0;
     if (step.logsnr < 0) out.share_below_snr_1 += step.share;
   }
+  if (!process.continuous())  // a step covers half the way to either neighbour
+    for (size_t i = 0; i < n; ++i) {
+      const size_t before = i > 0 ? i - 1 : i, after = i + 1 < n ? i + 1 : i;
+      out.steps[i].width = (out.steps[before].logsnr - out.steps[after].logsnr) /
+                           static_cast<double>(std::max<size_t>(after - before, 1));
+    }
   out.monotone = is_monotone(process, out.steps);
   out.last = process.chain().levels.back();
   out.terminal_snr = process.chain().snr(process.chain().steps() - 1);

@@ -10,14 +10,16 @@
 
 namespace diffuse {
 
-/// One step of the chain, or one of 256 bins of a continuous schedule's time. The weights say what
-/// the objective is on each scale of the one error (network_weights converted exactly): on |eps -
-/// eps_hat|^2, |x0 - x0_hat|^2, |v - v_hat|^2 and |score - score_hat|^2. Not finite where a scale
-/// does not exist (epsilon and score at zero SNR).
+/// One step of the chain, or one of 256 even bins of a continuous schedule's log SNR. The weights
+/// say what the objective is on each scale of the one error (network_weights converted exactly): on
+/// |eps - eps_hat|^2, |x0 - x0_hat|^2, |v - v_hat|^2 and |score - score_hat|^2. Not finite where a
+/// scale does not exist (epsilon and score at zero SNR).
 struct ExplainedStep {
   int64_t t = 0;    // number of the step or bin, from the clean end
   double time = 0;  // what the network is told, before c_noise of the target
+  double u = 0;     // in the middle of it; see diffusion/process.h
   double logsnr = 0;
+  double width = 0;     // of log SNR that it stands for
   double density = 0;   // its share in the objective
   double proposal = 0;  // probability that a picture is trained at it; the loss makes up for it
   double on_network = 0;

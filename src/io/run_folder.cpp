@@ -27,6 +27,7 @@ using nlohmann::ordered_json;
 
 constexpr const char* kLock = "run.lock";
 constexpr uint64_t kMaxCommands = 16 << 20;
+constexpr uint64_t kMaxStatus = 1 << 20;
 
 [[noreturn]] void fail(const std::string& what) {
   throw Error(Exit::run_folder, what + "; choose another place with --run-dir or run.root");
@@ -270,6 +271,33 @@ void RunFolder::write_data_report(
   } catch (const Error& e) {
     log::warn(std::string(e.what()) + "; the run goes on");
   }
+}
+
+std::optional<RunStatus> read_status(const fs::path& folder) {
+  const fs::path path = folder / "status.json";
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored)) return std::nullopt;
+  const auto in =
+      ordered_json::parse(read_file(path, Exit::run_folder, kMaxStatus), nullptr, false);
+  if (!in.is_object()) return std::nullopt;
+  RunStatus out;
+  const auto text = [&](const char* key) {
+    const auto at = in.find(key);
+    return at != in.end() && at->is_string() ? at->get<std::string>() : std::string();
+  };
+  const auto number = [&](const char* key) -> std::optional<double> {
+    const auto at = in.find(key);
+    if (at == in.end() || !at->is_number()) return std::nullopt;
+    return at->get<double>();
+  };
+  out.state = text("state");
+  if (out.state == "running" && !is_locked(folder / kLock)) out.state = "killed";
+  out.step = static_cast<int64_t>(number("step").value_or(0));
+  out.of = static_cast<int64_t>(number("of").value_or(0));
+  out.eta_seconds = number("eta");
+  out.last_checkpoint = text("last_checkpoint");
+  if (const auto code = number("exit")) out.exit = static_cast<int>(*code);
+  return out;
 }
 
 std::string quote_command(const std::vector<std::string>& command) {

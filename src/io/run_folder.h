@@ -31,7 +31,7 @@ struct RunRecord {
 };
 
 struct RunStatus {
-  std::string state;  // running, finished, stopped, failed
+  std::string state;  // running, finished, stopped, failed; killed (only when read)
   int64_t step = 0;
   int64_t of = 0;
   std::optional<double> eta_seconds;
@@ -89,6 +89,10 @@ class RunFolder {
   std::chrono::steady_clock::time_point written_at_;
   bool warned_ = false;
 };
+
+/// What status.json of a run folder says; none when it is missing or damaged. A killed process
+/// cannot say that it has ended, but the kernel has freed its lock: such a run is "killed".
+std::optional<RunStatus> read_status(const std::filesystem::path& folder);
 
 /// argv as one line that a POSIX shell reads back as the same words.
 std::string quote_command(const std::vector<std::string>& command);

@@ -221,6 +221,12 @@ bool looks_like_pickle(const std::filesystem::path& path, std::span<const std::b
 
 }  // namespace
 
+int64_t TensorView::values() const {
+  int64_t count = 1;
+  for (const int64_t n : shape) count *= n;
+  return count;
+}
+
 std::vector<std::span<const std::byte>> SafetensorsParts::all() const {
   std::vector<std::span<const std::byte>> out{head};
   out.insert(out.end(), data.begin(), data.end());

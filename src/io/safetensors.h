@@ -21,6 +21,8 @@ struct TensorView {
   std::vector<int64_t> shape;
   std::span<const std::byte>
       bytes;  // row-major, little-endian; in a file of others perhaps unaligned
+
+  int64_t values() const;  // how many numbers the shape holds
 };
 
 using Metadata = std::map<std::string, std::string>;

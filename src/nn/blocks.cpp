@@ -10,6 +10,7 @@
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/cos.h>
+#include <ATen/ops/embedding.h>
 #include <ATen/ops/group_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
@@ -45,15 +46,36 @@ at::Tensor resized(const at::Tensor& x, ResBlock::Resize resize) {
 
 }  // namespace
 
-Linear Linear::build(Builder& b, const std::string& name, int64_t in, int64_t out, bool zero) {
+Linear Linear::build(
+    ParamLayout& layout, const std::string& name, int64_t in, int64_t out, bool zero) {
   Linear l;
-  l.weight = b.layout.add(name + ".weight", {out, in}, zero ? Init::constant(0) : fan_avg(in, out));
-  l.bias = b.layout.add(name + ".bias", {out}, Init::constant(0));
+  l.weight = layout.add(name + ".weight", {out, in}, zero ? Init::constant(0) : fan_avg(in, out));
+  l.bias = layout.add(name + ".bias", {out}, Init::constant(0));
   return l;
 }
 
-at::Tensor Linear::operator()(const Pass& pass, const at::Tensor& x) const {
-  return at::linear(x, pass[weight], pass[bias]);
+at::Tensor Linear::operator()(const Weights& weights, const at::Tensor& x) const {
+  return at::linear(x, weights[static_cast<size_t>(weight)], weights[static_cast<size_t>(bias)]);
+}
+
+TimeEmbedder TimeEmbedder::build(ParamLayout& layout,
+                                 int64_t channels,
+                                 int64_t embedding,
+                                 int64_t num_classes) {
+  TimeEmbedder e;
+  e.linear1 = Linear::build(layout, "time_embedding.linear_1", channels, embedding);
+  e.linear2 = Linear::build(layout, "time_embedding.linear_2", embedding, embedding);
+  if (num_classes > 0)
+    e.classes = layout.add("class_embedding.weight", {num_classes, embedding}, Init::normal(1));
+  return e;
+}
+
+at::Tensor TimeEmbedder::operator()(const Weights& weights,
+                                    const at::Tensor& sinusoids,
+                                    const at::Tensor& labels) const {
+  const at::Tensor embedding = linear2(weights, at::silu(linear1(weights, sinusoids)));
+  if (classes < 0) return embedding;
+  return at::add(embedding, at::embedding(weights[static_cast<size_t>(classes)], labels));
 }
 
 Conv Conv::build(
@@ -103,7 +125,7 @@ ResBlock ResBlock::build(Builder& b,
   ResBlock r;
   r.norm1 = Norm::build(b, name + ".norm1", in);
   r.conv1 = Conv::build(b, name + ".conv1", in, out, 3);
-  r.time = Linear::build(b, name + ".time_emb_proj", b.embedding, scale ? 2 * out : out);
+  r.time = Linear::build(b.layout, name + ".time_emb_proj", b.embedding, scale ? 2 * out : out);
   r.norm2 = Norm::build(b, name + ".norm2", out);
   r.conv2 = Conv::build(b, name + ".conv2", out, out, 3, b.options.zero_init);
   if (in != out) r.shortcut = Conv::build(b, name + ".conv_shortcut", in, out, 1);
@@ -116,7 +138,7 @@ ResBlock ResBlock::build(Builder& b,
 at::Tensor ResBlock::operator()(const Pass& pass, const at::Tensor& x) const {
   // In place only on what a convolution or SiLU has just made: their backward does not need it.
   at::Tensor h = conv1(pass, resized(norm1.silu(pass, x), resize));
-  const at::Tensor embedded = time(pass, pass.embedding).unsqueeze(-1).unsqueeze(-1);
+  const at::Tensor embedded = time(pass.weights, pass.embedding).unsqueeze(-1).unsqueeze(-1);
   if (pass.options.time_embedding == TimeEmbedding::add) {
     h.add_(embedded);
     h = norm2.silu(pass, h);
@@ -136,10 +158,10 @@ AttentionBlock AttentionBlock::build(Builder& b, const std::string& name, int64_
   DIFFUSE_CHECK(channels % b.options.head_channels == 0);
   AttentionBlock a;
   a.norm = Norm::build(b, name + ".group_norm", channels);
-  a.query = Linear::build(b, name + ".to_q", channels, channels);
-  a.key = Linear::build(b, name + ".to_k", channels, channels);
-  a.value = Linear::build(b, name + ".to_v", channels, channels);
-  a.out = Linear::build(b, name + ".to_out.0", channels, channels, b.options.zero_init);
+  a.query = Linear::build(b.layout, name + ".to_q", channels, channels);
+  a.key = Linear::build(b.layout, name + ".to_k", channels, channels);
+  a.value = Linear::build(b.layout, name + ".to_v", channels, channels);
+  a.out = Linear::build(b.layout, name + ".to_out.0", channels, channels, b.options.zero_init);
   return a;
 }
 
@@ -151,11 +173,11 @@ at::Tensor AttentionBlock::operator()(const Pass& pass, const at::Tensor& x) con
   // One transposed copy here instead of one in each of the three projections.
   const at::Tensor h = norm(pass, x).reshape({n, channels, pixels}).transpose(1, 2).contiguous();
   const auto heads = [&](const Linear& projection) {
-    return projection(pass, h).view({n, pixels, channels / head, head}).transpose(1, 2);
+    return projection(pass.weights, h).view({n, pixels, channels / head, head}).transpose(1, 2);
   };
   // softmax(Q K^T / sqrt(head)) V in each head: Vaswani et al. 2017, eq. 1.
   const at::Tensor mixed = at::scaled_dot_product_attention(heads(query), heads(key), heads(value));
-  const at::Tensor y = out(pass, mixed.transpose(1, 2).reshape({n, pixels, channels}));
+  const at::Tensor y = out(pass.weights, mixed.transpose(1, 2).reshape({n, pixels, channels}));
   return at::add(x, y.transpose(1, 2).view(x.sizes()));
 }
 

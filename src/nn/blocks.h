@@ -43,8 +43,25 @@ struct Linear {
 
   /// `zero`: starts at zero.
   static Linear build(
-      Builder& b, const std::string& name, int64_t in, int64_t out, bool zero = false);
-  at::Tensor operator()(const Pass& pass, const at::Tensor& x) const;
+      ParamLayout& layout, const std::string& name, int64_t in, int64_t out, bool zero = false);
+  at::Tensor operator()(const Weights& weights, const at::Tensor& x) const;
+};
+
+/// Two layers over the sinusoids of the time, plus one learned row for each class.
+struct TimeEmbedder {
+  Linear linear1;
+  Linear linear2;
+  int64_t classes = -1;  // [num_classes, embedding]; -1: none
+
+  /// [n, channels] -> [n, embedding]; `num_classes` 0: no classes.
+  static TimeEmbedder build(ParamLayout& layout,
+                            int64_t channels,
+                            int64_t embedding,
+                            int64_t num_classes);
+  /// labels [n] int64, undefined exactly when there are no classes.
+  at::Tensor operator()(const Weights& weights,
+                        const at::Tensor& sinusoids,
+                        const at::Tensor& labels) const;
 };
 
 /// [n, in, h, w] -> [n, out, h', w'], where h' = floor((h + 2 padding - kernel) / stride) + 1 and

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "nn/unet.h"
 
-#include <ATen/ops/add.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/embedding.h>
 #include <ATen/ops/silu.h>
 
 #include <algorithm>
@@ -41,11 +39,7 @@ UNet::UNet(const UNetOptions& options,
   };
 
   conv_in_ = Conv::build(b, "conv_in", in_channels, channels(0), 3);
-  time1_ = Linear::build(b, "time_embedding.linear_1", channels(0), embedding);
-  time2_ = Linear::build(b, "time_embedding.linear_2", embedding, embedding);
-  if (num_classes > 0)
-    class_embedding_ =
-        layout_.add("class_embedding.weight", {num_classes, embedding}, Init::normal(1));
+  time_ = TimeEmbedder::build(layout_, channels(0), embedding, num_classes);
 
   std::vector<int64_t> skips{channels(0)};  // the widths that the way up takes in
   int64_t in = channels(0);
@@ -117,10 +111,7 @@ at::Tensor UNet::forward(const Weights& weights,
                      options_.flip_sin_to_cos,
                      options_.freq_shift,
                      x.scalar_type());
-  at::Tensor embedding = time2_(pass, at::silu(time1_(pass, sinusoids)));
-  if (num_classes_ > 0)
-    embedding = at::add(embedding, at::embedding(pass[class_embedding_], labels));
-  pass.embedding = at::silu(embedding);
+  pass.embedding = at::silu(time_(weights, sinusoids, labels));
 
   at::Tensor h = conv_in_(pass, x);
   std::vector<at::Tensor> skips{h};

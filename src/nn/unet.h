@@ -58,9 +58,7 @@ class UNet {
   ParamLayout layout_;
 
   Conv conv_in_;
-  Linear time1_;
-  Linear time2_;
-  int64_t class_embedding_ = -1;
+  TimeEmbedder time_;
   std::vector<Level> down_;
   Level middle_;
   std::vector<Level> up_;

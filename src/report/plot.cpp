@@ -3,91 +3,32 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <string_view>
 
 #include "base/text.h"
+#include "report/svg.h"
 
 namespace diffuse {
 namespace {
-
-using Points = std::vector<std::pair<double, double>>;
 
 constexpr double kWidth = 860, kPlotHeight = 220;
 constexpr double kLeft = 74, kRight = 24, kTop = 40, kBottom = 30, kXLabel = 20, kLegendRow = 20;
 constexpr double kPlotWidth = kWidth - kLeft - kRight;
 constexpr size_t kMaxPoints = 2000;
-// Within these, no difference or ratio of two values overflows.
-constexpr double kLargest = 1e100, kSmallest = 1e-100;
+// Below it, no difference or ratio of two values overflows.
+constexpr double kLargest = 1e100;
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-// Okabe and Ito's colours, which stay apart for colour-blind readers.
-constexpr std::array<std::string_view, 8> kPalette{
-    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000"};
-
-std::string fixed(double value, int decimals) {
-  char text[64];
-  const auto end =
-      std::to_chars(text, text + sizeof(text), value, std::chars_format::fixed, decimals).ptr;
-  return {text, end};
-}
-
-/// A coordinate of the picture: a tenth of a pixel is fine enough.
-std::string at(double value) { return fixed(value, 1); }
-
-/// For XML text: markup escaped, what XML 1.0 cannot hold (control characters, invalid UTF-8)
-/// replaced.
-std::string escape(std::string_view text) {
-  std::string out;
-  for (size_t i = 0; i < text.size();) {
-    const auto c = static_cast<unsigned char>(text[i]);
-    const size_t length = c < 0x80                ? 1
-                          : c >= 0xC2 && c < 0xE0 ? 2
-                          : c >= 0xE0 && c < 0xF0 ? 3
-                          : c >= 0xF0 && c < 0xF5 ? 4
-                                                  : 0;
-    bool valid = length > 0 && i + length <= text.size() && (c >= 0x20 || c == '\t');
-    for (size_t k = 1; valid && k < length; ++k)
-      valid = (static_cast<unsigned char>(text[i + k]) & 0xC0) == 0x80;
-    if (valid && length >= 3) {
-      const auto next = static_cast<unsigned char>(text[i + 1]);
-      valid = !(c == 0xE0 && next < 0xA0) && !(c == 0xED && next >= 0xA0) &&
-              !(c == 0xF0 && next < 0x90) && !(c == 0xF4 && next >= 0x90) &&
-              !(c == 0xEF && next == 0xBF && static_cast<unsigned char>(text[i + 2]) >= 0xBE);
-    }
-    if (!valid) {
-      out += '?';
-      ++i;
-      continue;
-    }
-    switch (text[i]) {
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '&':
-        out += "&amp;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out.append(text.substr(i, length));
-    }
-    i += length;
-  }
-  return out;
-}
-
-size_t characters(std::string_view text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
-  }));
-}
+using svg::at;
+using svg::Axis;
+using svg::kPalette;
+using svg::kSmallest;
+using svg::line;
+using svg::linear_axis;
+using svg::text;
+using svg::tick_label;
 
 struct Range {
   double low = std::numeric_limits<double>::infinity();
@@ -98,75 +39,6 @@ struct Range {
   }
   bool empty() const { return low > high; }
 };
-
-/// One axis: values -> [0, 1], and its ticks.
-struct Axis {
-  double low, high;
-  bool log = false;
-  std::vector<double> ticks;
-  std::vector<std::string> labels;
-
-  double operator()(double v) const {
-    return log ? std::log(v / low) / std::log(high / low) : (v - low) / (high - low);
-  }
-};
-
-/// 12000 -> 12k, 0.00025 -> 2.5e-4, with the decimals that ticks `step` apart need.
-std::string tick_label(double value, double step) {
-  if (value == 0) return "0";
-  const double size = std::abs(value);
-  if (size < 1e-3 || size >= 1e9) {
-    const int exponent = static_cast<int>(std::floor(std::log10(size) + 1e-9));
-    // The mantissa has the decimals that tell it from its neighbours.
-    const int decimals =
-        std::clamp(exponent - static_cast<int>(std::floor(std::log10(step) + 1e-9)), 0, 6);
-    const std::string mantissa = fixed(value / std::pow(10.0, exponent), decimals);
-    return mantissa + "e" + std::to_string(exponent);
-  }
-  double unit = 1;
-  const char* suffix = "";
-  if (size >= 1e6 && step >= 1e3) {
-    unit = 1e6;
-    suffix = "M";
-  } else if (size >= 1e3 && step >= 10) {
-    unit = 1e3;
-    suffix = "k";
-  }
-  std::string text =
-      fixed(value / unit,
-            std::clamp(static_cast<int>(std::ceil(-std::log10(step / unit) - 1e-9)), 0, 12));
-  return text + suffix;
-}
-
-/// The round number (1, 2 or 5 times a power of ten) not below `wanted`.
-double round_step(double wanted) {
-  const double power = std::pow(10.0, std::floor(std::log10(wanted)));
-  for (const double factor : {1.0, 2.0, 5.0})
-    if (factor * power >= wanted * (1 - 1e-9)) return factor * power;
-  return 10 * power;
-}
-
-Axis linear_axis(double low, double high, int ticks_wanted, double margin) {
-  const double size = std::max(std::abs(low), std::abs(high));
-  if (high - low <= std::max(1e-12 * size, kSmallest)) {
-    const double spread = size <= kSmallest ? 1 : 0.1 * size;
-    low -= spread;
-    high += spread;
-  } else if (margin > 0) {
-    const bool from_zero = low >= 0 && low < 0.5 * high;
-    const double spread = margin * (high - low);
-    low = from_zero ? 0 : low - spread;
-    high += spread;
-  }
-  Axis axis{low, high, false, {}, {}};
-  const double step = round_step((high - low) / ticks_wanted);
-  const auto first = std::ceil(low / step - 1e-9), last = std::floor(high / step + 1e-9);
-  for (double k = first; k <= last; ++k) {
-    axis.ticks.push_back(k * step);
-    axis.labels.push_back(tick_label(k * step, step));
-  }
-  return axis;
-}
 
 Axis log_axis(double low, double high) {
   if (high < low * 1.5) {
@@ -227,19 +99,6 @@ Points thin(const Points& points, bool log_y) {
     if (least != greatest) out.push_back(points[std::max(least, greatest)]);
   }
   return out;
-}
-
-std::string text(
-    double x, double y, std::string_view anchor, std::string_view more, std::string_view content) {
-  std::string out = "<text x=\"" + at(x) + "\" y=\"" + at(y) + "\" text-anchor=\"";
-  out.append(anchor).append("\"").append(more).append(">");
-  return out + escape(content) + "</text>\n";
-}
-
-std::string line(double x1, double y1, double x2, double y2, std::string_view stroke) {
-  std::string out =
-      "<path d=\"M" + at(x1) + " " + at(y1) + "L" + at(x2) + " " + at(y2) + "\" stroke=\"";
-  return out.append(stroke).append("\"/>\n");
 }
 
 struct LegendEntry {
@@ -372,6 +231,8 @@ std::string draw_panel(const Panel& panel, size_t number, double top) {
   return out + "</g>\n";
 }
 
+}  // namespace
+
 Points points_of(const std::vector<MetricRow>& rows, std::string_view name) {
   Points out;
   for (const MetricRow& row : rows)
@@ -395,8 +256,6 @@ std::vector<Series> series_of(const std::vector<MetricRow>& rows, std::string_vi
   return out;
 }
 
-/// Mean over about a fiftieth of the points around each, so that the line does not lag behind the
-/// data; narrower towards both ends. Non-finite points are left out.
 Points smooth(const Points& points) {
   Points finite;
   for (const auto& p : points)
@@ -412,7 +271,6 @@ Points smooth(const Points& points) {
   return out;
 }
 
-/// Whether a log axis shows these values better: all positive, over more than a factor of ten.
 bool wants_log(const std::vector<Series>& series) {
   Range range;
   for (const Series& s : series)
@@ -421,18 +279,10 @@ bool wants_log(const std::vector<Series>& series) {
   return !range.empty() && range.low > 0 && range.high > 10 * range.low;
 }
 
-}  // namespace
-
 std::string plot_svg(const std::vector<Panel>& panels) {
   double height = 10;
   for (const Panel& panel : panels) height += panel_height(panel);
-  std::string out =
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" + shortest(kWidth) + "\" height=\"" +
-      shortest(height) + "\" viewBox=\"0 0 " + shortest(kWidth) + " " + shortest(height) +
-      "\" fill=\"none\" stroke-linecap=\"round\" stroke-linejoin=\"round\">\n"
-      "<style>text{font:12px \"Helvetica Neue\",Arial,\"DejaVu Sans\",sans-serif;fill:#444}"
-      ".title{font-size:15px;font-weight:600;fill:#111}</style>\n"
-      "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n";
+  std::string out = svg::head(kWidth, height);
   double top = 0;
   for (size_t i = 0; i < panels.size(); ++i) {
     out += draw_panel(panels[i], i, top);

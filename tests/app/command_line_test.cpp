@@ -154,6 +154,7 @@ TEST(CommandLine, Help) {
                                                {"inspect"},
                                                {"schedule"},
                                                {"explain"},
+                                               {"compare"},
                                                {"config"},
                                                {"config", "schema"},
                                                {"config", "defaults"},
@@ -463,7 +464,8 @@ TEST(CommandLine, ALibraryThatCannotBeLoadedNamesTheRemedy) {
 }
 
 TEST(Init, EveryPresetIsAValidConfigAndNothingIsOverwritten) {
-  for (const std::string preset : {"digits", "cifar10", "tiny"}) {
+  for (const auto& entry : std::filesystem::directory_iterator(DIFFUSE_SOURCE_DIR "/configs")) {
+    const std::string preset = entry.path().stem().string();
     const TempFolder folder;
     const Outcome made =
         diffuse({"init", folder / "new", "--preset", preset, "--data", "pictures"});
@@ -477,7 +479,6 @@ TEST(Init, EveryPresetIsAValidConfigAndNothingIsOverwritten) {
     EXPECT_EQ(checked.exit, 0) << checked.err;
     EXPECT_EQ(checked.err, "");
     // The same values as the shipped file's, but for the folder of the pictures and the name.
-    const std::string shipped = preset == "cifar10" ? "cifar10-ddpm" : preset;
     const auto values = [&](const std::string& config) {
       const std::string resolved =
           diffuse({"config", "resolve", config, "-s", "data.path=/p", "-s", "run.name=n"}).out;
@@ -490,7 +491,7 @@ TEST(Init, EveryPresetIsAValidConfigAndNothingIsOverwritten) {
       return out;
     };
     EXPECT_EQ(values(folder / "new/config.yaml"),
-              values(DIFFUSE_SOURCE_DIR "/configs/" + shipped + ".yaml"));
+              values(DIFFUSE_SOURCE_DIR "/configs/" + preset + ".yaml"));
 
     const Outcome again = diffuse({"init", folder / "new", "--preset", preset});
     EXPECT_EQ(again.exit, 4);

@@ -22,6 +22,15 @@ TEST(Text, Numbers) {
   EXPECT_EQ(padded("abcd", 2), "abcd");
 }
 
+TEST(Text, FixedAndPadded) {
+  EXPECT_EQ(fixed(3.14159, 3), "3.142");
+  EXPECT_EQ(fixed(-0.5, 2), "-0.50");
+  EXPECT_EQ(fixed(1e300, 0).size(), 301u);
+  EXPECT_EQ(characters("\xc3\xbc b"), 3u);  // u with two dots
+  EXPECT_EQ(padded("\xc3\xbc", 3), "  \xc3\xbc");
+  EXPECT_EQ(padded("wide", 2), "wide");
+}
+
 TEST(Text, UtcNowIsAnIsoTime) {
   const std::string now = utc_now();
   ASSERT_EQ(now.size(), 20u);

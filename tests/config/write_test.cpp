@@ -128,6 +128,25 @@ TEST(Differences, NameTheKeys) {
   EXPECT_EQ(config_differences(a, a, false), std::vector<std::string>{});
 }
 
+TEST(Write, ValuesAreTheKeysOfTheFile) {
+  Config config;
+  config.diffusion.schedule.select("cosine");
+  const std::vector<ConfigValue> values = config_values(config);
+  const auto find = [&](const std::string& key) {
+    const ConfigValue* found = nullptr;
+    for (const ConfigValue& value : values)
+      if (value.key == key) found = &value;
+    return found;
+  };
+  ASSERT_NE(find("diffusion.schedule"), nullptr);
+  EXPECT_EQ(find("diffusion.schedule")->value, "cosine");
+  EXPECT_EQ(find("diffusion.schedule.s")->value, "0.008");
+  EXPECT_TRUE(find("diffusion.schedule.s")->affects_result);
+  EXPECT_FALSE(find("run.name")->affects_result);
+  EXPECT_EQ(find("diffusion"), nullptr);                      // a section has no value
+  EXPECT_EQ(find("diffusion.schedule.beta_start"), nullptr);  // of another row
+}
+
 // A decimal comma, and a Turkish dotless i, must change nothing.
 TEST(Locale, ChangesNothing) {
   const TempFolder folder;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -180,6 +181,31 @@ TEST(RunFolder, StatusIsReplacedAndThrottled) {
   run.write_status({"running", 1, 100, std::nullopt, "", std::nullopt});
   const std::string said = testing::internal::GetCapturedStderr();
   EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
+}
+
+TEST(RunFolder, StatusIsReadBack) {
+  const TempFolder root;
+  EXPECT_FALSE(read_status(root.path()));
+  {
+    RunFolder run = RunFolder::open(root / "run", false);
+    run.write_status({.state = "running",
+                      .step = 5,
+                      .of = 9,
+                      .eta_seconds = 2.5,
+                      .last_checkpoint = "checkpoints/step-000000005",
+                      .exit = std::nullopt});
+    const auto running = read_status(root / "run");
+    ASSERT_TRUE(running);
+    EXPECT_EQ(running->state, "running");
+    EXPECT_EQ(running->step, 5);
+    EXPECT_EQ(running->of, 9);
+    EXPECT_EQ(running->eta_seconds, 2.5);
+    EXPECT_EQ(running->last_checkpoint, "checkpoints/step-000000005");
+    EXPECT_FALSE(running->exit);
+  }
+  EXPECT_EQ(read_status(root / "run")->state, "killed");  // nobody holds the folder
+  std::ofstream(root / "run" / "status.json") << "{\"state\":";
+  EXPECT_FALSE(read_status(root / "run"));
 }
 
 TEST(RunFolder, ReportsSkippedFiles) {
