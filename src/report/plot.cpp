@@ -231,16 +231,6 @@ std::string draw_panel(const Panel& panel, size_t number, double top) {
   return out + "</g>\n";
 }
 
-}  // namespace
-
-Points points_of(const std::vector<MetricRow>& rows, std::string_view name) {
-  Points out;
-  for (const MetricRow& row : rows)
-    for (const auto& [key, value] : row.values)
-      if (key == name) out.emplace_back(static_cast<double>(row.step), value);
-  return out;
-}
-
 /// A series for each metric whose name begins so, named by what follows.
 std::vector<Series> series_of(const std::vector<MetricRow>& rows, std::string_view prefix) {
   std::vector<Series> out;
@@ -253,6 +243,16 @@ std::vector<Series> series_of(const std::vector<MetricRow>& rows, std::string_vi
       if (series == out.end()) series = out.insert(out.end(), {.name = name, .points = {}});
       series->points.emplace_back(static_cast<double>(row.step), value);
     }
+  return out;
+}
+
+}  // namespace
+
+Points points_of(const std::vector<MetricRow>& rows, std::string_view name) {
+  Points out;
+  for (const MetricRow& row : rows)
+    for (const auto& [key, value] : row.values)
+      if (key == name) out.emplace_back(static_cast<double>(row.step), value);
   return out;
 }
 
