@@ -48,5 +48,11 @@ TEST(Text, FolderNames) {
     EXPECT_FALSE(is_folder_name(name)) << name;
 }
 
+TEST(Text, HexHasSixteenDigits) {
+  EXPECT_EQ(hex(0), "0000000000000000");
+  EXPECT_EQ(hex(0x1a2b), "0000000000001a2b");
+  EXPECT_EQ(hex(UINT64_MAX), "ffffffffffffffff");
+}
+
 }  // namespace
 }  // namespace diffuse
