@@ -29,7 +29,8 @@ struct ContinuousSchedule {
   /// v in [0, 1] from the clean to the noisy end: the levels that a chain of T steps visits, which
   /// sampling and the bound use.
   std::function<double(double v)> chain;
-  /// The inverse of `chain`, also beyond its ends: 1/1000 of what the network sees as time.
+  /// The schedule's time, 1/1000 of what the network sees: the inverse of `chain`, up to t_min
+  /// where a schedule has one, also beyond its ends.
   std::function<double(double logsnr)> time;
   Path path = Path::vp;  // the paper's own
 };

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <stdexcept>
+#include <string>
+#include <variant>
 #include <vector>
 
 #include "diffusion/options.h"
@@ -23,6 +26,19 @@ inline std::vector<double> network_weights(const Chain& chain,
                                  variance,
                                  {.level = chain.level(t), .t = t, .slope = 0}));
   return out;
+}
+
+/// Sets an option of a row whose struct is not public.
+template <class Axis, class T>
+void set_option(Axis& axis, const std::string& key, const T& value) {
+  Fields fields;
+  axis.fields(fields);
+  for (Field& field : fields.list())
+    if (field.key == key) {
+      *std::get<T*>(field.value) = value;
+      return;
+    }
+  throw std::logic_error("no option " + key);
 }
 
 /// A table for schedule `table` of 50 steps, and one for weighting `table`.
