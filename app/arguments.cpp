@@ -73,6 +73,18 @@ CLI::Validator not_empty() {
       "not empty");
 }
 
+std::optional<std::vector<int64_t>> parse_counts(const std::string& text) {
+  std::vector<int64_t> out;
+  for (size_t begin = 0; !text.empty() && begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const auto number = parse_count(std::string_view(text).substr(begin, end - begin));
+    if (!number) return std::nullopt;
+    out.push_back(*number);
+    begin = end + 1;
+  }
+  return out;
+}
+
 std::optional<int64_t> parse_duration(const std::string& text) {
   if (const auto seconds = parse_count(text)) return seconds;
   int64_t total = 0;

@@ -59,8 +59,22 @@ DataSummary scan_headers(const DataOptions& options) {
   return {options.path, good, scan.held_out, scan.label_names, scan.skipped};
 }
 
+/// The distribution's options, as they are written in a config.
+std::vector<std::pair<std::string, std::string>> point_options(const Config& config) {
+  const std::string prefix = "data.points.";
+  std::vector<std::pair<std::string, std::string>> out;
+  for (const ConfigValue& value : config_values(config))
+    if (value.key.starts_with(prefix))
+      out.emplace_back(value.key.substr(prefix.size()), value.value);
+  return out;
+}
+
 Json summary_json(const LoadedConfig& loaded, const std::optional<DataSummary>& data) {
   Json out{{"ok", true}, {"warnings", loaded.warnings}};
+  if (loaded.config.data.are_points()) {
+    out["data"] = {{"points", loaded.config.data.points.name()}};
+    for (const auto& [name, value] : point_options(loaded.config)) out["data"][name] = value;
+  }
   if (!data) return out;
   Json skipped = Json::array();
   for (const SkippedFile& file : data->skipped)
@@ -84,10 +98,18 @@ std::string summary_text(const CheckFlags& flags,
   std::string out = "config  " + flags.config + ": ok";
   if (!loaded.warnings.empty())
     out += ", " + counted(loaded.warnings.size(), "warning", "warnings");
-  out += "\nmodel   " + std::to_string(c.data.height()) + " x " + std::to_string(c.data.width()) +
-         " x " + std::to_string(c.data.channels) + ", " + c.diffusion.target.name() + " on " +
-         c.diffusion.schedule.name() + " " + std::to_string(c.diffusion.steps) + ", weighting " +
-         c.diffusion.weighting.name() + "\n";
+  out += "\nmodel   " +
+         (c.data.are_points()
+              ? "points in the plane"
+              : std::to_string(c.data.height()) + " x " + std::to_string(c.data.width()) + " x " +
+                    std::to_string(c.data.channels)) +
+         ", " + c.diffusion.target.name() + " on " + c.diffusion.schedule.name() + " " +
+         std::to_string(c.diffusion.steps) + ", weighting " + c.diffusion.weighting.name() + "\n";
+  if (c.data.are_points()) {
+    out += "data    " + described(c.data.points);
+    for (const auto& [name, value] : point_options(c)) out += ", " + name + " " + value;
+    return out + "\n";
+  }
   if (!data) return out;
   out += "data    " + data->path + ": " +
          counted(static_cast<size_t>(data->pictures), "picture", "pictures");
@@ -103,8 +125,9 @@ int run_check(const CheckFlags& flags, const Context& context) {
   if (!flags.json) print_warnings(loaded, context);
   std::optional<DataSummary> data;
   const DataOptions& options = loaded.config.data;
-  if (flags.data == "headers") data = scan_headers(options);
-  if (flags.data == "full") data = decode_all(options, context.global.progress);
+  const bool pictures = !options.are_points();
+  if (pictures && flags.data == "headers") data = scan_headers(options);
+  if (pictures && flags.data == "full") data = decode_all(options, context.global.progress);
   if (data && loaded.config.model.class_conditional) require_classes(options, data->classes);
   if (flags.json)
     print(summary_json(loaded, data).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");

@@ -61,6 +61,9 @@ CLI::Validator not_empty();
 /// The whole of `text` as an integer of at least 0; none when it is none.
 std::optional<int64_t> parse_count(std::string_view text);
 
+/// "0,100,400" -> {0, 100, 400}; "" -> {}; none when it is no such list.
+std::optional<std::vector<int64_t>> parse_counts(const std::string& text);
+
 /// "3h50m", "90s", "2d", "45" (seconds) -> seconds; none when it is no duration.
 std::optional<int64_t> parse_duration(const std::string& text);
 

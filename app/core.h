@@ -39,9 +39,9 @@ struct TrainRequest {
 struct SampleRequest {
   GlobalOptions global;
   Signals* signals = nullptr;
-  std::string checkpoint;  // checkpoint or run folder
-  int64_t count = 64;
-  std::vector<int64_t> grid;  // rows, columns; empty: square-ish
+  std::string checkpoint;        // checkpoint or run folder
+  std::optional<int64_t> count;  // none: all of `grid`, 64 pictures, 512 points
+  std::vector<int64_t> grid;     // rows, columns; empty: square-ish
   std::optional<int64_t> steps;
   std::optional<std::string> variance;
   std::optional<bool> clip;
@@ -50,11 +50,13 @@ struct SampleRequest {
   std::optional<int64_t> batch;
   std::string label = "all";  // class number, class name, or "all": in turn
   std::string device = "auto";
-  std::string out;         // folder, file.png, "-" for stdout; empty: samples.png
-  bool singles = false;    // also one PNG a picture
+  std::string out;         // folder, file.png (points: .svg), "-" for stdout; empty: samples.png
+  bool singles = false;    // also one PNG a picture; points: a CSV file
   int64_t zoom = 1;        // enlargement of the grids
   int64_t trajectory = 0;  // points of the chain in a trajectory grid; 0: none
-  bool force = false;      // overwrite
+  // Steps of the chain at which the score field of points is drawn; empty: some that tell.
+  std::optional<std::vector<int64_t>> field;
+  bool force = false;  // overwrite
 };
 
 struct EvaluateRequest {

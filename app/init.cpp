@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 struct InitFlags {
   std::string folder = ".";
   std::string preset = "tiny";
-  std::string data = "data";
+  std::string data;
 };
 
 std::string_view preset_text(const std::string& name) {
@@ -43,7 +43,12 @@ int run_init(const InitFlags& flags) {
                   path.string() + " exists and is not overwritten; choose another folder");
   LoadedConfig loaded = load_config_text(preset_text(flags.preset), flags.preset, ".", {});
   loaded.config.run.name = run_name(flags.folder, loaded.config.run.name);
-  loaded.config.data.path = flags.data;  // as given: relative to the new config's folder
+  const bool points = loaded.config.data.are_points();
+  if (points && !flags.data.empty())
+    throw Error(Exit::usage,
+                "--data: the preset '" + flags.preset + "' makes its points, it reads no pictures");
+  const std::string data = flags.data.empty() ? "data" : flags.data;
+  if (!points) loaded.config.data.path = data;  // as given: relative to the new config's folder
   const std::string text =
       "# yaml-language-server: $schema=./diffuse.schema.json\n"
       "# Every key with its help. Made from the preset '" +
@@ -57,9 +62,12 @@ int run_init(const InitFlags& flags) {
   write_file_atomic(schema, config_schema());
   write_file_atomic(config, text);
   log::info("wrote " + config.string() + " and " + schema.string());
-  log::info("next: put pictures into " +
-            (fs::path(flags.folder) / flags.data).lexically_normal().string() +
-            " or change data.path, then: diffuse check " + config.string());
+  const std::string pictures = (fs::path(flags.folder) / data).lexically_normal().string();
+  log::info("next: " +
+            (points
+                 ? "diffuse train "
+                 : "put pictures into " + pictures + " or change data.path, then: diffuse check ") +
+            config.string());
   return 0;
 }
 
@@ -84,9 +92,8 @@ Run add_init(CLI::App& app, const Context&) {
       ->type_name("PRESET")
       ->check(one_of(names))
       ->capture_default_str();
-  app.add_option("--data", flags->data, "data.path of the config, relative to DIR")
+  app.add_option("--data", flags->data, "data.path of the config, relative to DIR [default: data]")
       ->type_name("DIR")
-      ->capture_default_str()
       ->check(not_empty());
   return [flags] { return run_init(*flags); };
 }

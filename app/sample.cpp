@@ -14,26 +14,30 @@ struct SampleFlags {
   bool clip = false;
   bool no_clip = false;
   std::string seed;
+  std::string field;
 };
 
 }  // namespace
 
 Run add_sample(CLI::App& app, const Context& context) {
-  app.description("Draw pictures from a checkpoint.");
+  app.description("Draw pictures, or points in the plane, from a checkpoint.");
   app.footer(
       "  diffuse sample runs/digits-001                      64 pictures into samples.png\n"
       "  diffuse sample runs/digits-001 -n 16 --grid 4x4 --seed 7 -o grid.png\n"
       "  diffuse sample runs/a/checkpoints/step-000005000 --steps 100 --class 3 -o out --singles\n"
-      "  diffuse sample runs/digits-001 -o - > grid.png");
+      "  diffuse sample runs/digits-001 -o - > grid.png\n"
+      "  diffuse sample runs/moons-001 --field           512 points over the true density, and "
+      "scores");
   const auto flags = std::make_shared<SampleFlags>();
   SampleRequest& r = flags->request;
   app.add_option("CKPT", r.checkpoint, "checkpoint, or run folder: its newest checkpoint")
       ->required()
       ->check(not_empty());
-  CLI::Option* count =
-      app.add_option("-n,--count", r.count, "how many pictures [default: 64, or all of --grid]")
-          ->type_name("N")
-          ->check(between(1, 1'000'000));
+  app.add_option("-n,--count",
+                 r.count,
+                 "how many pictures or points [default: 64, or all of --grid; 512 points]")
+      ->type_name("N")
+      ->check(between(1, 1'000'000));
   CLI::Option* grid =
       app.add_option("--grid", flags->grid, "rows x columns of the grid [default: square]")
           ->type_name("RxC");
@@ -69,19 +73,30 @@ Run add_sample(CLI::App& app, const Context& context) {
       ->type_name("DEVICE")
       ->capture_default_str()
       ->envname("DIFFUSE_DEVICE");
-  app.add_option("-o,--out", r.out, "file.png, a folder, or - for stdout [default: samples.png]")
+  app.add_option(
+         "-o,--out",
+         r.out,
+         "file.png (points: .svg), a folder, or - for stdout [default: samples.png or .svg]")
       ->type_name("PATH")
       ->check(not_empty());
-  app.add_flag("--singles", r.singles, "also each picture as a file of its own");
+  app.add_flag(
+      "--singles", r.singles, "also each picture as a file of its own; points: a CSV file");
   app.add_option(
-         "--trajectory", r.trajectory, "also a grid of each picture at N points of its chain")
+         "--trajectory", r.trajectory, "also each picture, or all points, at N places of the chain")
       ->type_name("N")
       ->check(at_least(0));
+  CLI::Option* field =
+      app.add_option("--field",
+                     flags->field,
+                     "points: also the learned score field beside the true one, at steps T of the "
+                     "chain, or at six that tell")
+          ->type_name("[T,...]")
+          ->expected(0, 1);
   app.add_option("--zoom", r.zoom, "enlarge the grids, not the pictures, N times")
       ->type_name("N")
       ->check(between(1, 64));
   app.add_flag("--force", r.force, "overwrite what is there");
-  return [flags, count, grid, clip, no_clip, &context] {
+  return [flags, grid, clip, no_clip, field, &context] {
     SampleRequest& request = flags->request;
     request.global = context.global;
     // Not as validators: those also see the environment of a `diffuse train`.
@@ -110,11 +125,18 @@ Run add_sample(CLI::App& app, const Context& context) {
             Exit::usage,
             "--grid must be ROWSxCOLUMNS like 8x8, each 1 to 1000, got '" + flags->grid + "'");
       const int64_t cells = request.grid[0] * request.grid[1];
-      if (count->count() == 0) request.count = cells;
-      if (request.count > cells)
+      if (!request.count) request.count = cells;
+      if (*request.count > cells)
         throw Error(Exit::usage,
                     "--grid " + flags->grid + " has " + std::to_string(cells) +
-                        " cells, too few for --count " + std::to_string(request.count));
+                        " cells, too few for --count " + std::to_string(*request.count));
+    }
+    if (field->count() > 0) {
+      request.field = parse_counts(flags->field);
+      if (!request.field)
+        throw Error(Exit::usage,
+                    "--field must be steps of the chain like 0,100,400, got '" + flags->field +
+                        "' (write it last to draw it at six steps)");
     }
     Signals signals;
     request.signals = &signals;

@@ -36,6 +36,7 @@ struct Evaluated {
   std::string data;  // the folder, and which of its pictures
   int64_t images = 0;
   std::vector<int64_t> shape;
+  int64_t bits = 8;  // of a value; 0: continuous
   uint64_t fingerprint = 0;
 };
 
@@ -74,6 +75,13 @@ TestImages load(const EvaluateRequest& request,
                 DataOptions options,
                 const CheckpointInfo& info,
                 std::string& which) {
+  if (options.are_points()) {
+    if (!request.data.empty())
+      throw Error(Exit::usage,
+                  "--data: this model is of points, which are drawn from their distribution");
+    which = "of " + options.points.name();
+    return load_test_points(options, request.count);
+  }
   options.cache = CachePolicy::none;  // a few of them are decoded
   if (!request.data.empty()) {
     options.path = fs::absolute(request.data).string();
@@ -111,6 +119,7 @@ Flow evaluate_flow(const EvaluateRequest& request,
                    const Model& network,
                    const Weights& weights,
                    const TestImages& images,
+                   int64_t bits,
                    int64_t batch,
                    const std::function<void(int64_t images, int64_t evaluations)>& progress) {
   if (config.diffusion.target.name() == "mu")
@@ -131,13 +140,12 @@ Flow evaluate_flow(const EvaluateRequest& request,
       .seed = static_cast<uint64_t>(request.seed),
       .ode = {.atol = request.tol, .rtol = request.tol, .max_evaluations = 100'000},
       .type = at::kFloat};
-  const int bits = static_cast<int>(request.bits);
   const at::Device device = weights.front().device();
   const int64_t n = images.x0.size(0), dimensions = images.x0.numel() / n;
   Flow out;
   out.logsnr_clean = options.logsnr_clean;
   out.logsnr_noisy = options.logsnr_noisy;
-  out.offset = bin_offset(bits);
+  out.offset = bits > 0 ? bin_offset(static_cast<int>(bits)) : 0;
   std::vector<at::Tensor> all, spreads;
   for (int64_t first = 0; first < n; first += batch) {
     const int64_t size = std::min(batch, n - first);
@@ -149,8 +157,10 @@ Flow evaluate_flow(const EvaluateRequest& request,
       progress(first, ++evaluations);
       return f(x, t);
     };
+    const at::Tensor some = images.x0.narrow(0, first, size);
     const at::Tensor x =
-        dequantise(images.x0.narrow(0, first, size), bits, options.seed, 0, first).to(device);
+        (bits > 0 ? dequantise(some, static_cast<int>(bits), options.seed, 0, first) : some)
+            .to(device);
     const FlowLikelihood got = flow_likelihood(
         make_denoiser(counted, config.diffusion.target, /*clip=*/false),
         [&](double logsnr) { return process.level_at(logsnr); },
@@ -272,7 +282,7 @@ Json as_json(const EvaluateRequest& request,
            {"data", what.data},
            {"images", what.images},
            {"fingerprint", hex(what.fingerprint)},
-           {"bits", request.bits},
+           {"bits", what.bits},
            {"seed", request.seed},
            {"unit", "bits/dim"}};
   if (bound) {
@@ -308,10 +318,13 @@ std::string as_text(const EvaluateRequest& request,
                     const std::optional<BoundTable>& bound,
                     const std::optional<Flow>& flow) {
   std::string out = what.checkpoint + ", " + what.weights + " weights\n" +
-                    std::to_string(what.images) + " pictures of " + what.data + ", " +
-                    std::to_string(what.shape[1]) + " x " + std::to_string(what.shape[2]) + " x " +
-                    std::to_string(what.shape[0]) + ", " + std::to_string(request.bits) +
-                    " bits a value\n\nbits/dim, mean +- standard error over the pictures\n";
+                    std::to_string(what.images) + (what.bits > 0 ? " pictures of " : " points ") +
+                    what.data + ", " + std::to_string(what.shape[1]) + " x " +
+                    std::to_string(what.shape[2]) + " x " + std::to_string(what.shape[0]) +
+                    (what.bits > 0 ? ", " + std::to_string(what.bits) + " bits a value"
+                                   : ", continuous: of a density, which may be above 1") +
+                    "\n\nbits/dim, mean +- standard error over the " +
+                    (what.bits > 0 ? "pictures\n" : "points\n");
   if (bound) {
     const int64_t parts = bound->steps.size(1) - 1;
     constexpr size_t kWidth = 22;
@@ -341,10 +354,12 @@ std::string as_text(const EvaluateRequest& request,
            significant(flow->accepted, 6) + " steps, " + significant(flow->rejected, 6) +
            " rejected" + (flow->batches > 1 ? " (mean over the batches)" : "") +
            "\n          log SNR " + significant(flow->logsnr_clean, 4) + " to " +
-           significant(flow->logsnr_noisy, 4) + ", tolerance " + significant(request.tol, 3) +
-           ", uniform dequantisation\n          with the bins' offset of " +
-           significant(flow->offset, 6) + " = -log2(2 / (2^" + std::to_string(request.bits) +
-           " - 1))\n";
+           significant(flow->logsnr_noisy, 4) + ", tolerance " + significant(request.tol, 3);
+    if (what.bits > 0)
+      out += ", uniform dequantisation\n          with the bins' offset of " +
+             significant(flow->offset, 6) + " = -log2(2 / (2^" + std::to_string(what.bits) +
+             " - 1))";
+    out += "\n";
   }
   return out;
 }
@@ -370,11 +385,12 @@ int run_evaluate(const EvaluateRequest& request) {
                  .step = info.step,
                  .weights = raw ? "raw" : "ema",
                  .data = {},
-                 .shape = {config.data.channels, config.data.height(), config.data.width()}};
+                 .shape = config.data.shape(),
+                 .bits = config.data.are_points() ? 0 : request.bits};
   const TestImages images = load(request, config.data, info, what.data);
   what.images = images.x0.size(0);
   what.fingerprint = images.fingerprint;
-  const Objective objective(config.diffusion, device, request.bits);
+  const Objective objective(config.diffusion, device, what.bits);
   const Chain& chain = objective.process().chain();
   const int64_t batch = images_at_once(what.shape, request.batch, what.images);
   const int64_t all = chain.steps() - 1;
@@ -415,6 +431,7 @@ int run_evaluate(const EvaluateRequest& request) {
                              network,
                              weights,
                              images,
+                             what.bits,
                              batch,
                              [&](int64_t done, int64_t evaluations) {
                                check_stop();

@@ -18,32 +18,27 @@
 namespace diffuse {
 namespace {
 
-/// [-1, 1] -> 0..255, rounded to the nearest level; channels-last bytes.
-std::vector<Image> to_images(const at::Tensor& x) {
-  const at::Tensor bytes = x.detach()
-                               .to(at::kFloat)
-                               .add(1)
-                               .mul_(127.5)
-                               .round_()
-                               .clamp_(0, 255)
-                               .to(at::kByte)
-                               .permute({0, 2, 3, 1})
-                               .contiguous()
-                               .cpu();
-  std::vector<Image> out;
-  const int64_t size = bytes.size(1) * bytes.size(2) * bytes.size(3);
-  const uint8_t* data = bytes.const_data_ptr<uint8_t>();
-  for (int64_t i = 0; i < bytes.size(0); ++i)
-    out.push_back({.height = bytes.size(1),
-                   .width = bytes.size(2),
-                   .channels = bytes.size(3),
-                   .data = std::vector<uint8_t>(data + i * size, data + (i + 1) * size)});
-  return out;
+/// [-1, 1] -> 0..255, rounded to the nearest level; channels-last bytes on the CPU.
+at::Tensor to_bytes(const at::Tensor& x) {
+  return x.detach()
+      .to(at::kFloat)
+      .add(1)
+      .mul_(127.5)
+      .round_()
+      .clamp_(0, 255)
+      .to(at::kByte)
+      .permute({0, 2, 3, 1})
+      .contiguous()
+      .cpu();
 }
 
-/// Whether step `i` of `steps` is one of `kept` evenly spaced ones, the last always included.
-bool is_kept(int64_t i, int64_t steps, int64_t kept) {
-  return kept > 0 && (i + 1) * kept / steps != i * kept / steps;
+Image image_of(const at::Tensor& bytes, int64_t i) {
+  const int64_t size = bytes.size(1) * bytes.size(2) * bytes.size(3);
+  const uint8_t* data = bytes.const_data_ptr<uint8_t>() + i * size;
+  return {.height = bytes.size(1),
+          .width = bytes.size(2),
+          .channels = bytes.size(3),
+          .data = std::vector<uint8_t>(data, data + size)};
 }
 
 }  // namespace
@@ -51,13 +46,11 @@ bool is_kept(int64_t i, int64_t steps, int64_t kept) {
 Model make_network(const Config& config, int64_t num_classes) {
   // Twice the channels: the mean's and the variance's.
   const int64_t outputs = is_learned(config.diffusion.variance) ? 2 : 1;
-  return Model(config.model,
-               config.data.channels,
-               outputs * config.data.channels,
-               config.data.height(),
-               config.data.width(),
-               num_classes,
-               config.diffusion.learned_weight);
+  const std::vector<int64_t> shape = config.data.shape();
+  const bool weight = config.diffusion.learned_weight;
+  if (config.data.are_points())
+    return Model(config.mlp, shape[0], outputs * shape[0], num_classes, weight);
+  return Model(config.model, shape[0], outputs * shape[0], shape[1], shape[2], num_classes, weight);
 }
 
 Config saved_config(const CheckpointInfo& info, const std::filesystem::path& checkpoint) {
@@ -74,9 +67,11 @@ Config saved_config(const CheckpointInfo& info, const std::filesystem::path& che
 int64_t images_at_once(const std::vector<int64_t>& shape,
                        std::optional<int64_t> batch,
                        int64_t count) {
-  // At most 64 and about 2^18 values keep the activations of wide networks below a few GB.
+  // At most 64 and about 2^18 values keep the activations of wide networks below a few GB. Those of
+  // a single pixel are small.
+  const int64_t pixels = shape[1] * shape[2];
   const int64_t automatic =
-      std::clamp<int64_t>((int64_t{1} << 18) / (shape[0] * shape[1] * shape[2]), 1, 64);
+      std::clamp<int64_t>((int64_t{1} << 18) / (shape[0] * pixels), 1, pixels == 1 ? 4096 : 64);
   return std::min(batch.value_or(automatic), count);
 }
 
@@ -131,24 +126,38 @@ std::vector<int64_t> labels_in_turn(int64_t count, int64_t num_classes) {
   return out;
 }
 
-std::optional<Drawing> draw(const Model& network,
-                            const Weights& weights,
-                            const DrawRequest& request) {
-  const at::NoGradGuard no_grad;
-  const SampleOptions& options = request.options;
-  const DiffusionOptions& diffusion = *request.diffusion;
+std::vector<SamplerStep> sampler_steps(const SampleOptions& options,
+                                       const DiffusionOptions& diffusion) {
   const Chain full = make_chain(diffusion);
   const Chain chain =
       options.steps ? respace(full, spaced_timesteps(full.steps(), *options.steps)) : full;
-  const std::vector<SamplerStep> steps =
-      options.sampler(SamplerQuery{.chain = chain, .variance = diffusion.variance});
-  const double start = std::sqrt(prior_variance(chain.levels.back()));
+  return options.sampler(SamplerQuery{.chain = chain, .variance = diffusion.variance});
+}
+
+std::vector<int64_t> kept_steps(int64_t steps, int64_t kept) {
+  std::vector<int64_t> out;
+  for (int64_t i = 0; i < steps; ++i)
+    if (kept > 0 && (i + 1) * kept / steps != i * kept / steps) out.push_back(i);
+  return out;
+}
+
+bool draw_batches(const Model& network,
+                  const Weights& weights,
+                  const DrawRequest& request,
+                  const std::function<at::Tensor(const at::Tensor&)>& convert,
+                  const std::function<void(DrawnBatch)>& use) {
+  const at::NoGradGuard no_grad;
+  const SampleOptions& options = request.options;
+  const DiffusionOptions& diffusion = *request.diffusion;
+  const std::vector<SamplerStep> steps = sampler_steps(options, diffusion);
   const auto step_count = static_cast<int64_t>(steps.size());
+  const std::vector<int64_t> kept =
+      kept_steps(step_count, std::min(request.trajectory, step_count));
+  const double start = std::sqrt(prior_variance(steps.front().level));
   const at::Device device = weights.front().device();
   const auto seed = static_cast<uint64_t>(options.seed);
   const int64_t batch = draw_batch(request);
 
-  Drawing out;
   for (int64_t first = 0; first < request.count; first += batch) {
     const int64_t n = std::min(batch, request.count - first);
     at::Tensor labels;
@@ -169,7 +178,7 @@ std::optional<Drawing> draw(const Model& network,
     const at::Tensor shape =
         at::empty({n, request.image_shape[0], request.image_shape[1], request.image_shape[2]},
                   at::TensorOptions(device).dtype(at::kFloat));
-    std::vector<std::vector<Image>> x_t, x_hat;  // [kept][n]
+    DrawnBatch drawn;
     const at::Tensor x = run_sampler(
         steps,
         make_denoiser(f, diffusion.target, options.clip),
@@ -177,26 +186,38 @@ std::optional<Drawing> draw(const Model& network,
         [&](const at::Tensor& like, int64_t t) { return normal(like, Purpose::sample_step, t); },
         [&](size_t i, const at::Tensor& state, const at::Tensor& estimate) {
           const auto done = static_cast<int64_t>(i);
-          if (is_kept(done, step_count, std::min(request.trajectory, step_count))) {
-            x_t.push_back(to_images(state));
-            x_hat.push_back(to_images(estimate));
+          if (drawn.x_t.size() < kept.size() && kept[drawn.x_t.size()] == done) {
+            drawn.x_t.push_back(convert(state));
+            drawn.x_hat.push_back(convert(estimate));
           }
           if (request.progress)
             request.progress(first * step_count + (done + 1) * n, request.count * step_count);
           return !request.cancelled || !request.cancelled();
         });
-    if (!x.defined()) return std::nullopt;
-    for (Image& image : to_images(x)) out.images.push_back(std::move(image));
-    if (request.trajectory > 0)
-      for (size_t i = 0; i < static_cast<size_t>(n); ++i) {
-        out.x_t.emplace_back();
-        out.x_hat.emplace_back();
-        for (size_t k = 0; k < x_t.size(); ++k) {
-          out.x_t.back().push_back(std::move(x_t[k][i]));
-          out.x_hat.back().push_back(std::move(x_hat[k][i]));
-        }
-      }
+    if (!x.defined()) return false;
+    drawn.x = convert(x);
+    use(std::move(drawn));
   }
+  return true;
+}
+
+std::optional<Drawing> draw(const Model& network,
+                            const Weights& weights,
+                            const DrawRequest& request) {
+  Drawing out;
+  const bool done = draw_batches(network, weights, request, to_bytes, [&](const DrawnBatch& batch) {
+    for (int64_t i = 0; i < batch.x.size(0); ++i) {
+      out.images.push_back(image_of(batch.x, i));
+      if (request.trajectory == 0) continue;
+      out.x_t.emplace_back();
+      out.x_hat.emplace_back();
+      for (size_t k = 0; k < batch.x_t.size(); ++k) {
+        out.x_t.back().push_back(image_of(batch.x_t[k], i));
+        out.x_hat.back().push_back(image_of(batch.x_hat[k], i));
+      }
+    }
+  });
+  if (!done) return std::nullopt;
   return out;
 }
 

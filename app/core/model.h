@@ -16,6 +16,7 @@
 #include "data/image.h"
 #include "diffusion/denoiser.h"
 #include "nn/model.h"
+#include "samplers/sampler.h"
 #include "train/state.h"
 
 namespace diffuse {
@@ -30,7 +31,7 @@ Config saved_config(const CheckpointInfo& info, const std::filesystem::path& che
 /// float32 with a message. Also sets TF32 as asked.
 bool set_precision(Precision precision, at::Device device);
 
-/// How pictures are drawn. Picture i depends on (seed, i) alone.
+/// How pictures or points are drawn. Picture i depends on (seed, i) alone.
 struct DrawRequest {
   SampleOptions options;
   const DiffusionOptions* diffusion = nullptr;
@@ -38,7 +39,7 @@ struct DrawRequest {
   int64_t count = 0;
   std::vector<int64_t> labels;  // one a picture; empty: unconditional
   bool bf16 = false;
-  int64_t trajectory = 0;  // states along the chain to keep of every picture
+  int64_t trajectory = 0;  // states along the chain to keep of every picture, at most its steps
   std::function<void(int64_t done, int64_t total)> progress;  // network evaluations, in pictures
   std::function<bool()> cancelled;                            // checked after every step
 };
@@ -59,7 +60,27 @@ int64_t images_at_once(const std::vector<int64_t>& image_shape,
                        std::optional<int64_t> batch,
                        int64_t count);
 
-/// Pictures that draw() holds on the device at once.
+/// What draw_batches() hands on: `n` of what is drawn, [n, channels, height, width] each.
+struct DrawnBatch {
+  at::Tensor x;
+  std::vector<at::Tensor> x_t, x_hat;  // [trajectory]: after the steps that kept_steps() names
+};
+
+/// What draw() is made of: hands on batch by batch, each tensor as `convert` made it from one on
+/// the device. False when cancelled.
+bool draw_batches(const Model& network,
+                  const Weights& weights,
+                  const DrawRequest& request,
+                  const std::function<at::Tensor(const at::Tensor&)>& convert,
+                  const std::function<void(DrawnBatch)>& use);
+
+/// The steps that a drawing goes through.
+std::vector<SamplerStep> sampler_steps(const SampleOptions& options,
+                                       const DiffusionOptions& diffusion);
+/// `kept` of `steps` steps, evenly spaced, the last always included.
+std::vector<int64_t> kept_steps(int64_t steps, int64_t kept);
+
+/// Pictures that are on the device at once.
 int64_t draw_batch(const DrawRequest& request);
 
 /// What a picture's text chunk "diffuse" says, as JSON: how it was made.

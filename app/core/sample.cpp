@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <type_traits>
 
 #include "base/files.h"
 #include "base/log.h"
@@ -17,6 +18,7 @@
 #include "core.h"
 #include "core/commands.h"
 #include "core/model.h"
+#include "core/points.h"
 #include "io/checkpoint.h"
 #include "ops/cuda.h"
 #include "train/state.h"
@@ -29,42 +31,50 @@ namespace fs = std::filesystem;
 /// Where the results go. Empty paths: not written.
 struct Outputs {
   bool to_stdout = false;
-  fs::path grid;
+  fs::path grid;  // points: their scatter plot
   fs::path trajectory;
-  fs::path singles;  // folder
+  fs::path field;
+  fs::path singles;  // folder; points: a file
+
+  std::vector<fs::path> all() const { return {grid, trajectory, field, singles}; }
 };
 
-Outputs plan_outputs(const SampleRequest& request) {
+Outputs plan_outputs(const SampleRequest& request, bool points) {
   Outputs out;
   if (request.out == "-") {
-    if (request.singles || request.trajectory > 0)
-      throw Error(Exit::usage,
-                  "--out - writes one grid; --singles and --trajectory need --out FOLDER");
+    if (request.singles || request.trajectory > 0 || request.field)
+      throw Error(
+          Exit::usage,
+          points ? "--out - writes one plot; --singles, --trajectory and --field need --out FOLDER"
+                 : "--out - writes one grid; --singles and --trajectory need --out FOLDER");
     out.to_stdout = true;
     return out;
   }
-  const fs::path target = request.out.empty() ? "samples.png" : request.out;
+  const std::string wanted = points ? ".svg" : ".png";
+  const fs::path target = request.out.empty() ? "samples" + wanted : request.out;
   std::string extension = target.extension();
   for (char& c : extension) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-  for (const char* other : {".jpg", ".jpeg", ".bmp", ".webp", ".gif"})
-    if (extension == other)
-      throw Error(
-          Exit::usage,
-          "--out " + target.string() + ": pictures are written as PNG; name a .png or a folder");
-  if (extension == ".png") {
-    const fs::path stem = fs::path(target).replace_extension();
-    out.grid = target;
-    if (request.trajectory > 0) out.trajectory = stem.string() + "-trajectory.png";
-    if (request.singles) out.singles = stem;
-  } else {
-    out.grid = target / "grid.png";
-    if (request.trajectory > 0) out.trajectory = target / "trajectory.png";
-    if (request.singles) out.singles = target / "images";
-  }
-  for (const fs::path& path : {out.grid, out.trajectory, out.singles}) {
+  for (const char* other : {".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".png", ".svg"})
+    if (extension == other && other != wanted)
+      throw Error(Exit::usage,
+                  "--out " + target.string() +
+                      (points ? ": points are drawn as a plot, in SVG; name a .svg or a folder"
+                              : ": pictures are written as PNG; name a .png or a folder"));
+  const bool is_file = extension == wanted;
+  const auto beside = [&](const std::string& ending, const std::string& in_folder) {
+    return is_file ? fs::path(fs::path(target).replace_extension().string() + ending)
+                   : target / in_folder;
+  };
+  out.grid = is_file ? target : target / (points ? "samples.svg" : "grid.png");
+  if (request.trajectory > 0)
+    out.trajectory = beside("-trajectory" + wanted, "trajectory" + wanted);
+  if (request.field) out.field = beside("-field" + wanted, "field" + wanted);
+  if (request.singles)
+    out.singles = points ? beside("-points.csv", "points.csv") : beside("", "images");
+  for (const fs::path& path : out.all()) {
     if (path.empty()) continue;
     std::error_code error;
-    const bool folder_wanted = path == out.singles;
+    const bool folder_wanted = !points && path == out.singles;
     const bool empty_folder = fs::is_directory(path, error) && fs::is_empty(path, error);
     if (!request.force && fs::exists(path, error) && !(folder_wanted && empty_folder))
       throw Error(Exit::run_folder, path.string() + " exists; choose another --out or add --force");
@@ -133,8 +143,10 @@ void apply(const SampleRequest& request, Config& config) {
   config.diffusion.variance = wanted;
 }
 
-std::vector<int64_t> choose_labels(const SampleRequest& request, const CheckpointInfo& info) {
-  if (request.label == "all") return labels_in_turn(request.count, info.num_classes);
+std::vector<int64_t> choose_labels(const SampleRequest& request,
+                                   const CheckpointInfo& info,
+                                   int64_t count) {
+  if (request.label == "all") return labels_in_turn(count, info.num_classes);
   if (info.num_classes == 0)
     throw Error(Exit::usage, "--class: this model was trained without classes");
   int64_t label = -1;
@@ -153,7 +165,7 @@ std::vector<int64_t> choose_labels(const SampleRequest& request, const Checkpoin
                       "'");
     }
   }
-  return std::vector<int64_t>(static_cast<size_t>(request.count), label);
+  return std::vector<int64_t>(static_cast<size_t>(count), label);
 }
 
 /// A class's name, or its number when the model was trained without names.
@@ -172,6 +184,126 @@ Image trajectory_grid(const Drawing& drawing) {
   return make_grid(cells, static_cast<int64_t>(drawing.x_t.front().size()));
 }
 
+/// Options that have no meaning for what the model was trained on. Throws Error{usage}.
+void refuse_misfits(const SampleRequest& request, bool points) {
+  if (!points) {
+    if (request.field)
+      throw Error(Exit::usage,
+                  "--field draws the score of points in the plane; this model was trained on "
+                  "pictures");
+    return;
+  }
+  std::string misfits;
+  const auto refuse_if = [&](bool given, const char* option) {
+    if (given) misfits += (misfits.empty() ? "" : ", ") + std::string(option);
+  };
+  refuse_if(!request.grid.empty(), "--grid");
+  refuse_if(request.zoom != 1, "--zoom");
+  refuse_if(request.label != "all", "--class");
+  if (!misfits.empty())
+    throw Error(Exit::usage,
+                misfits +
+                    ": for pictures only; this model was trained on points, which are drawn "
+                    "as one plot without classes");
+}
+
+void refuse_other_steps(const std::vector<int64_t>& wanted, int64_t steps) {
+  for (const int64_t t : wanted)
+    if (t >= steps)
+      throw Error(Exit::usage,
+                  "--field: the chain's steps are 0 to " + std::to_string(steps - 1) + ", got " +
+                      std::to_string(t));
+}
+
+/// Bytes or text.
+template <class Content>
+void write_to_stdout(const Content& content) {
+  if (std::fwrite(content.data(), 1, content.size(), stdout) != content.size() ||
+      std::fflush(stdout) != 0)
+    throw Error(Exit::write, "cannot write the picture to stdout");
+}
+
+/// All that a call of `diffuse sample` knows before it draws.
+struct Job {
+  const SampleRequest& request;
+  const Config& config;
+  const CheckpointInfo& info;
+  const std::string& hash;  // of the checkpoint
+  const Outputs& outputs;
+  const Model& network;
+  const Weights& weights;
+  const DrawRequest& wanted;
+
+  std::string made(int64_t first, int64_t count, const std::string& label) const {
+    return describe_drawing(config,
+                            {.checkpoint = hash,
+                             .step = info.step,
+                             .first = first,
+                             .count = count,
+                             .label = info.num_classes > 0 ? label : ""});
+  }
+};
+
+void write_pictures(const Job& job, const Drawing& drawing) {
+  const Outputs& outputs = job.outputs;
+  const int64_t count = job.wanted.count;
+  const auto text = [&](int64_t first, int64_t n, const std::string& label) {
+    return std::vector<std::pair<std::string, std::string>>{{"diffuse", job.made(first, n, label)}};
+  };
+  const auto text_of_all = text(0, count, job.request.label);
+  const auto text_of = [&](int64_t i) {
+    const std::vector<int64_t>& labels = job.wanted.labels;
+    return text(i, 1, labels.empty() ? "" : class_name(job.info, labels[static_cast<size_t>(i)]));
+  };
+  const int64_t columns =
+      job.request.grid.empty()
+          ? static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(count))))
+          : job.request.grid.back();
+  const Image grid = enlarge(make_grid(drawing.images, columns), job.request.zoom);
+  if (outputs.to_stdout) {
+    write_to_stdout(encode_png(grid, text_of_all));
+    return;
+  }
+  if (!outputs.singles.empty()) remove_singles(outputs.singles);
+  for (int64_t i = 0; !outputs.singles.empty() && i < count; ++i) {
+    write_png(outputs.singles / (zero_padded(i, 6) + ".png"),
+              drawing.images[static_cast<size_t>(i)],
+              text_of(i));
+  }
+  if (!outputs.trajectory.empty())
+    write_png(outputs.trajectory, enlarge(trajectory_grid(drawing), job.request.zoom), text_of_all);
+  write_png(outputs.grid, grid, text_of_all);
+}
+
+void write_points(const Job& job, const PointDrawing& drawing) {
+  const Outputs& outputs = job.outputs;
+  const std::string made = job.made(0, job.wanted.count, "");
+  const std::string plot = points_svg(job.config, drawing.points, made);
+  if (outputs.to_stdout) {
+    write_to_stdout(plot);
+    return;
+  }
+  if (!outputs.singles.empty()) write_file_atomic(outputs.singles, points_csv(drawing.points));
+  if (!outputs.trajectory.empty())
+    write_file_atomic(outputs.trajectory, trajectory_svg(job.config, drawing, made));
+  if (!outputs.field.empty()) {
+    const std::vector<int64_t>& chosen = *job.request.field;
+    write_file_atomic(outputs.field,
+                      score_svg(job.config,
+                                job.network,
+                                job.weights,
+                                chosen.empty() ? telling_steps(job.config.diffusion) : chosen,
+                                job.wanted.bf16,
+                                made));
+  }
+  write_file_atomic(outputs.grid, plot);
+}
+
+void print_paths(const Outputs& outputs) {
+  for (const fs::path& path : outputs.all())
+    if (!path.empty()) std::printf("%s\n", path.c_str());
+}
+
 }  // namespace
 
 int run_sample(const SampleRequest& request) {
@@ -182,83 +314,67 @@ int run_sample(const SampleRequest& request) {
   const std::string hash = checkpoint_hash(checkpoint);
   const CheckpointInfo info = load_info(checkpoint);
   Config config = saved_config(info, checkpoint);
+  const bool points = config.data.are_points();
+  refuse_misfits(request, points);
+  if (request.field) refuse_other_steps(*request.field, config.diffusion.steps);
   const Model network = make_network(config, info.num_classes);
   apply(request, config);
-  const Outputs outputs = plan_outputs(request);
+  const Outputs outputs = plan_outputs(request, points);
 
   const at::Device device = pick_device(request.device);
   const bool raw = config.sample.weights == WeightSet::raw;
   const at::Tensor flat =
       load_weights(checkpoint / (raw ? "model.safetensors" : "ema.safetensors"), network.layout())
           .to(device);
+  const Weights weights = network.layout().views(flat);
 
-  DrawRequest wanted{
-      .options = config.sample,
-      .diffusion = &config.diffusion,
-      .image_shape = {config.data.channels, config.data.height(), config.data.width()},
-      .count = request.count,
-      .labels = choose_labels(request, info),
-      .bf16 = set_precision(config.train.precision, device),
-      .trajectory = request.trajectory,
-      .progress = nullptr,
-      .cancelled = [&] { return signals.stop() != Exit::ok; }};
+  const int64_t count = request.count.value_or(points ? 512 : 64);
+  DrawRequest wanted{.options = config.sample,
+                     .diffusion = &config.diffusion,
+                     .image_shape = config.data.shape(),
+                     .count = count,
+                     .labels = choose_labels(request, info, count),
+                     .bf16 = set_precision(config.train.precision, device),
+                     .trajectory = request.trajectory,
+                     .progress = nullptr,
+                     .cancelled = [&] { return signals.stop() != Exit::ok; }};
+  const Job job{.request = request,
+                .config = config,
+                .info = info,
+                .hash = hash,
+                .outputs = outputs,
+                .network = network,
+                .weights = weights,
+                .wanted = wanted};
   const int64_t steps = config.sample.steps.value_or(config.diffusion.steps);
-  std::optional<Drawing> drawing;
-  {
-    Progress progress(request.global.progress, "sample", 0, request.count * steps);
-    wanted.progress = [&](int64_t done, int64_t) {
-      progress.update(
-          done, std::to_string(done / steps) + "/" + std::to_string(request.count) + " pictures");
-    };
-    const int64_t batch = draw_batch(wanted);
-    drawing = with_memory_advice(
-        batch > 1 ? "fewer pictures at once: --batch " + std::to_string(batch / 2)
-                  : "not even one picture fits: use another --device",
-        [&] { return draw(network, network.layout().views(flat), wanted); });
-  }
-  if (!drawing) {
+  // Draws with `f` and writes with `write`; false when it was stopped.
+  const auto drawn = [&](const auto& f, const auto& write) {
+    std::decay_t<decltype(f(network, weights, wanted))> drawing;
+    {
+      Progress progress(request.global.progress, "sample", 0, count * steps);
+      wanted.progress = [&](int64_t done, int64_t) {
+        progress.update(done,
+                        std::to_string(done / steps) + "/" + std::to_string(count) +
+                            (points ? " points" : " pictures"));
+      };
+      const int64_t batch = draw_batch(wanted);
+      const std::string what = points ? "point" : "picture";
+      drawing = with_memory_advice(
+          batch > 1 ? "fewer " + what + "s at once: --batch " + std::to_string(batch / 2)
+                    : "not even one " + what + " fits: use another --device",
+          [&] { return f(network, weights, wanted); });
+    }
+    if (drawing) write(job, *drawing);
+    return drawing.has_value();
+  };
+  if (!(points ? drawn(draw_points, write_points) : drawn(draw, write_pictures))) {
     std::error_code ignored;
-    if (!outputs.singles.empty()) fs::remove(outputs.singles, ignored);  // only if it is empty
+    // An empty folder only.
+    if (!points && !outputs.singles.empty()) fs::remove(outputs.singles, ignored);
     log::warn("stopped: no picture was written");
     return static_cast<int>(signals.stop());
   }
-
-  const auto text = [&](int64_t first, int64_t count, const std::string& label) {
-    return std::vector<std::pair<std::string, std::string>>{{"diffuse",
-                                                             describe_drawing(config,
-                                                                              {.checkpoint = hash,
-                                                                               .step = info.step,
-                                                                               .first = first,
-                                                                               .count = count,
-                                                                               .label = label})}};
-  };
-  const auto text_of_all = text(0, request.count, info.num_classes > 0 ? request.label : "");
-  const auto text_of = [&](int64_t i) {
-    const auto k = static_cast<size_t>(i);
-    return text(i, 1, info.num_classes > 0 ? class_name(info, wanted.labels[k]) : "");
-  };
-  const int64_t columns =
-      request.grid.empty()
-          ? static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(request.count))))
-          : request.grid.back();
-  const Image grid = enlarge(make_grid(drawing->images, columns), request.zoom);
-  if (outputs.to_stdout) {
-    const auto png = encode_png(grid, text_of_all);
-    if (std::fwrite(png.data(), 1, png.size(), stdout) != png.size() || std::fflush(stdout) != 0)
-      throw Error(Exit::write, "cannot write the picture to stdout");
-    return 0;
-  }
-  if (!outputs.singles.empty()) remove_singles(outputs.singles);
-  for (int64_t i = 0; !outputs.singles.empty() && i < request.count; ++i) {
-    write_png(outputs.singles / (zero_padded(i, 6) + ".png"),
-              drawing->images[static_cast<size_t>(i)],
-              text_of(i));
-  }
-  if (!outputs.trajectory.empty())
-    write_png(outputs.trajectory, enlarge(trajectory_grid(*drawing), request.zoom), text_of_all);
-  write_png(outputs.grid, grid, text_of_all);
-  for (const fs::path& path : {outputs.grid, outputs.trajectory, outputs.singles})
-    if (!path.empty()) std::printf("%s\n", path.c_str());
+  print_paths(outputs);
   return 0;
 }
 

@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "data/points.h"
 #include "likelihood/bound.h"
 
 namespace diffuse {
@@ -36,6 +37,22 @@ TestImages load_test_images(const Dataset& data,
           .labels = with_labels ? at::tensor(labels, at::kLong) : at::Tensor(),
           .fingerprint = hash_of(pixels)};
 }
+
+TestImages load_test_points(const DataOptions& options, int64_t count) {
+  constexpr uint64_t kSeed = 0x7E57'0000'0000'0000;  // of no run by chance
+  std::vector<float> values;
+  for (const Point& point : sample_points(*options.points(), kSeed, 0, count)) {
+    values.push_back(static_cast<float>(point.x));
+    values.push_back(static_cast<float>(point.y));
+  }
+  const auto* bytes = reinterpret_cast<const uint8_t*>(values.data());
+  return {
+      .x0 = at::tensor(values, at::kFloat).view({count, 2, 1, 1}),
+      .labels = {},
+      .fingerprint = hash_of(std::vector<uint8_t>(bytes, bytes + values.size() * sizeof(float)))};
+}
+
+int64_t data_bits(const DataOptions& options) { return options.are_points() ? 0 : 8; }
 
 at::Tensor BoundTable::rest(bool clipped) const {
   const at::Tensor& all = clipped ? clipped_bits : bits;

@@ -28,6 +28,13 @@ TestImages load_test_images(const Dataset& data,
                             int64_t count,
                             bool with_labels);
 
+/// `count` points of the distribution `options.points` that no training sees: of a seed of their
+/// own.
+TestImages load_test_points(const DataOptions& options, int64_t count);
+
+/// Bits of a value of the data for the bound's decoder: 8 for pictures, 0 (continuous) for points.
+int64_t data_bits(const DataOptions& options);
+
 /// The bound's terms of every picture.
 struct BoundTable {
   at::Tensor prior;  // [n] float64: L_T in bits a dimension

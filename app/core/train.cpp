@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <map>
+#include <memory>
 
 #include "base/files.h"
 #include "base/log.h"
@@ -17,8 +18,11 @@
 #include "core.h"
 #include "core/commands.h"
 #include "core/model.h"
+#include "core/points.h"
+#include "core/test_images.h"
 #include "core/train_actions.h"
 #include "core/validation.h"
+#include "data/point_batches.h"
 #include "diffusion/number_file.h"
 #include "io/run_folder.h"
 #include "ops/cuda.h"
@@ -98,7 +102,7 @@ Dataset open_data(const TrainRequest& request, const Signals& signals) {
 }
 
 int64_t count_classes(const Config& config, const DataScan& scan) {
-  if (!config.model.class_conditional) return 0;
+  if (config.data.are_points() || !config.model.class_conditional) return 0;
   require_classes(config.data, scan.label_names);
   return static_cast<int64_t>(scan.label_names.size());
 }
@@ -116,7 +120,10 @@ std::vector<std::pair<std::string, std::string>> environment(const std::string& 
 }
 
 /// Trains for one step and reports; nothing is written.
-int dry_run(const TrainRequest& request, TrainState& state, TrainSetup setup, Batches& batches) {
+int dry_run(const TrainRequest& request,
+            TrainState& state,
+            TrainSetup setup,
+            BatchSource& batches) {
   setup.steps = state.step + 1;
   state.tally.narrow(0, 0, Tally::window_end).zero_();
   const WorkClock clock;
@@ -125,8 +132,9 @@ int dry_run(const TrainRequest& request, TrainState& state, TrainSetup setup, Ba
   char line[256];
   std::snprintf(line,
                 sizeof(line),
-                "dry run: 1 step of %lld images in %.2f s, loss %.4f, %lld parameters; %s\n",
+                "dry run: 1 step of %lld %s in %.2f s, loss %.4f, %lld parameters; %s\n",
                 static_cast<long long>(setup.batch),
+                request.loaded.config.data.are_points() ? "points" : "images",
                 seconds,
                 state.tally[Tally::loss].item<double>(),
                 static_cast<long long>(setup.network.parameter_count()),
@@ -206,10 +214,11 @@ void write_record(Session& session) {
   session.write_status("running", std::nullopt);
 }
 
-/// data_report.jsonl from what is known now.
-void report_skipped_files(const Session& session, const Dataset& data) {
+/// data_report.jsonl from what is known now; points are never skipped.
+void report_skipped_files(const Session& session, const std::optional<Dataset>& data) {
+  if (!data) return;
   std::vector<std::pair<std::string, std::string>> lines;
-  for (const SkippedFile& file : data.bad()) lines.emplace_back(file.path, file.reason);
+  for (const SkippedFile& file : data->bad()) lines.emplace_back(file.path, file.reason);
   if (session.folder) session.folder->write_data_report(lines);
 }
 
@@ -218,8 +227,8 @@ bool train_in_folder(Session& session,
                      TrainState& state,
                      const TrainSetup& setup,
                      const CheckpointInfo& info,
-                     const Dataset& data,
-                     Batches& batches) {
+                     const Dataset* data,
+                     BatchSource& batches) {
   const Config& config = session.config;
   const RunFolder& folder = *session.folder;
   std::optional<Validator> validator;
@@ -237,36 +246,40 @@ bool train_in_folder(Session& session,
   };
   const auto stopping = [&] { return session.stopping(); };
   const auto grid_path = [&](int64_t step) {
-    return folder.samples() / ("step-" + zero_padded(step, 9) + ".png");
+    return folder.samples() /
+           ("step-" + zero_padded(step, 9) + (config.data.are_points() ? ".svg" : ".png"));
   };
   const auto save_grid = [&](const TrainState& s) {
-    const auto grid = draw_grid(
+    const std::string how = describe_drawing(config,
+                                             {.checkpoint = "",
+                                              .step = s.step,
+                                              .first = 0,
+                                              .count = step_sample_count(config),
+                                              .label = ""});
+    const auto samples = draw_samples(
         config,
         setup.network,
         s,
         session.bf16,
+        how,
         [&](int64_t done, int64_t total) {
           log.show(s.step, "drawing a grid " + std::to_string(100 * done / total) + "%");
         },
         stopping);
-    if (!grid) {
+    if (!samples) {
       log::warn("the grid of step " + std::to_string(s.step) +
                 " was not finished; diffuse sample draws one from the checkpoint");
       return;
     }
     try {
-      const std::string how =
-          describe_drawing(config,
-                           {.checkpoint = "",
-                            .step = s.step,
-                            .first = 0,
-                            .count = config.sample.grid[0] * config.sample.grid[1],
-                            .label = ""});
-      write_png(grid_path(s.step), *grid, {{"diffuse", how}});
+      if (samples->grid)
+        write_png(grid_path(s.step), *samples->grid, {{"diffuse", how}});
+      else
+        write_file_atomic(grid_path(s.step), samples->svg);
     } catch (const Error& e) {
       log::warn(std::string("no sample grid: ") + e.what());
     }
-    log.image(s.step, *grid);
+    if (samples->grid) log.image(s.step, *samples->grid);
   };
 
   const auto is_last = [&](int64_t step) { return step == config.train.steps; };
@@ -326,8 +339,12 @@ bool train_in_folder(Session& session,
 int run_session(Session& session) {
   const TrainRequest& request = session.request;
   const Config& config = session.config;
-  const Dataset data = open_data(request, session.signals);
-  const int64_t num_classes = count_classes(config, data.scan());
+  const bool points = config.data.are_points();
+  std::optional<Dataset> data;  // none for points
+  if (!points) data.emplace(open_data(request, session.signals));
+  const DataScan nothing;
+  const DataScan& scan = data ? data->scan() : nothing;
+  const int64_t num_classes = count_classes(config, scan);
   // The checkpoint alone must be enough: it takes copies of tables along.
   Config kept = config;
   std::map<std::string, std::string> files;
@@ -344,9 +361,9 @@ int run_session(Session& session) {
       .config = write_config(kept, false),
       .seed = static_cast<uint64_t>(config.run.seed),
       .num_classes = num_classes,
-      .class_names = num_classes > 0 ? data.scan().label_names : std::vector<std::string>(),
-      .images = data.size(),
-      .fingerprint = data.scan().fingerprint,
+      .class_names = num_classes > 0 ? scan.label_names : std::vector<std::string>(),
+      .images = data ? data->size() : 0,
+      .fingerprint = scan.fingerprint,
       .files = files};
   if (session.saved) refuse_other_data(request, *session.saved, info);
   if (!request.dry_run) {
@@ -357,7 +374,7 @@ int run_session(Session& session) {
   if (!session.start && session.folder) session.folder->set_aside_metrics();
   report_skipped_files(session, data);
   const Model network = make_network(config, num_classes);
-  const Objective objective(config.diffusion, session.device);
+  const Objective objective(config.diffusion, session.device, data_bits(config.data));
   const TimeDraw times(config.diffusion.time_sampler, objective.process().bin_edges());
   TrainState state(network.layout(), network.layout().initial(info.seed).to(session.device));
   if (needs_history(config.diffusion.time_sampler))
@@ -366,27 +383,33 @@ int run_session(Session& session) {
     load_state(*session.start, network.layout(), state);
     if (session.folder) set_aside_newer(session.folder->checkpoints(), state.step);
   }
-  const TrainSetup setup{
-      .network = network,
-      .objective = objective,
-      .times = times,
-      .image_shape = {config.data.channels, config.data.height(), config.data.width()},
-      .optim = config.optim,
-      .steps = config.train.steps,
-      .batch = config.train.batch,
-      .micro_batch = config.train.micro_batch.value_or(config.train.batch),
-      .seed = info.seed,
-      .bf16 = session.bf16};
-  Batches batches(data, config.data, config.train.batch, info.seed, state.step);
-  if (request.dry_run) return dry_run(request, state, setup, batches);
+  const TrainSetup setup{.network = network,
+                         .objective = objective,
+                         .times = times,
+                         .image_shape = config.data.shape(),
+                         .optim = config.optim,
+                         .steps = config.train.steps,
+                         .batch = config.train.batch,
+                         .micro_batch = config.train.micro_batch.value_or(config.train.batch),
+                         .seed = info.seed,
+                         .bf16 = session.bf16};
+  std::unique_ptr<BatchSource> batches;
+  if (data)
+    batches =
+        std::make_unique<Batches>(*data, config.data, config.train.batch, info.seed, state.step);
+  else
+    batches = std::make_unique<PointBatches>(
+        config.data.points(), config.train.batch, info.seed, state.step);
+  if (request.dry_run) return dry_run(request, state, setup, *batches);
   log::info((session.start ? "going on from " + session.start->string() + " in " : "training in ") +
-            session.folder->path().string() + ": " + std::to_string(data.size()) + " pictures, " +
-            (data.held_out() > 0 ? std::to_string(data.held_out()) + " held out, " : "") +
-            std::to_string(network.parameter_count()) + " parameters, " + session.device.str() +
-            (session.bf16 ? " bf16" : ""));
+            session.folder->path().string() + ": " +
+            (data ? std::to_string(data->size()) + " pictures"
+                  : "points of " + described(config.data.points)) +
+            ", " + std::to_string(network.parameter_count()) + " parameters, " +
+            session.device.str() + (session.bf16 ? " bf16" : ""));
   bool finished = false;
   try {
-    finished = train_in_folder(session, state, setup, info, data, batches);
+    finished = train_in_folder(session, state, setup, info, data ? &*data : nullptr, *batches);
   } catch (...) {
     report_skipped_files(session, data);
     throw;
@@ -436,7 +459,7 @@ int run_train(const TrainRequest& request) {
   const std::string remedy = rows > 1
                                  ? "the same training with less memory: --set train.micro_batch=" +
                                        std::to_string(rows / 2)
-                                 : "use a smaller model or data.size";
+                                 : "use a smaller network or data.size";
   try {
     const int code = with_memory_advice(remedy, [&] { return run_session(session); });
     log::close_file();

@@ -3,11 +3,13 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <utility>
 
 #include "base/files.h"
 #include "base/log.h"
+#include "core/points.h"
 #include "ops/cuda.h"
 #include "report/plot.h"
 #include "train/lr.h"
@@ -45,7 +47,7 @@ void WorkClock::restart() {
 TrainLog::TrainLog(const Config& config,
                    const RunFolder& folder,
                    const TrainState& state,
-                   const Batches& batches,
+                   const BatchSource& batches,
                    ProgressMode mode)
     : config_(config),
       plot_path_(folder.plots() / "train.svg"),
@@ -180,28 +182,41 @@ void Saver::save(const TrainState& state, bool must) {
   }
 }
 
-std::optional<Image> draw_grid(const Config& config,
-                               const Model& network,
-                               const TrainState& state,
-                               bool bf16,
-                               const std::function<void(int64_t, int64_t)>& progress,
-                               const std::function<bool()>& cancelled) {
-  const int64_t count = config.sample.grid[0] * config.sample.grid[1];
-  const DrawRequest request{
-      .options = config.sample,
-      .diffusion = &config.diffusion,
-      .image_shape = {config.data.channels, config.data.height(), config.data.width()},
-      .count = count,
-      .labels = labels_in_turn(count, network.num_classes()),
-      .bf16 = bf16,
-      .trajectory = 0,
-      .progress = progress,
-      .cancelled = cancelled};
+int64_t step_sample_count(const Config& config) {
+  const int64_t cells = config.sample.grid[0] * config.sample.grid[1];
+  return config.data.are_points() ? std::max<int64_t>(cells, 512) : cells;
+}
+
+std::optional<StepSamples> draw_samples(const Config& config,
+                                        const Model& network,
+                                        const TrainState& state,
+                                        bool bf16,
+                                        const std::string& made,
+                                        const std::function<void(int64_t, int64_t)>& progress,
+                                        const std::function<bool()>& cancelled) {
+  const int64_t count = step_sample_count(config);
+  const DrawRequest request{.options = config.sample,
+                            .diffusion = &config.diffusion,
+                            .image_shape = config.data.shape(),
+                            .count = count,
+                            .labels = labels_in_turn(count, network.num_classes()),
+                            .bf16 = bf16,
+                            .trajectory = 0,
+                            .progress = progress,
+                            .cancelled = cancelled};
   const bool raw = config.sample.weights == WeightSet::raw;
   const Weights weights = network.layout().views(raw ? state.params.flat() : state.ema);
-  const std::optional<Drawing> drawing = draw(network, weights, request);
-  if (!drawing) return std::nullopt;
-  return make_grid(drawing->images, config.sample.grid[1]);
+  StepSamples out;
+  if (config.data.are_points()) {
+    const std::optional<PointDrawing> drawing = draw_points(network, weights, request);
+    if (!drawing) return std::nullopt;
+    out.svg = points_svg(config, drawing->points, made);
+  } else {
+    const std::optional<Drawing> drawing = draw(network, weights, request);
+    if (!drawing) return std::nullopt;
+    out.grid = make_grid(drawing->images, config.sample.grid[1]);
+  }
+  return out;
 }
 
 }  // namespace diffuse

@@ -47,7 +47,7 @@ class TrainLog {
   TrainLog(const Config& config,
            const RunFolder& folder,
            const TrainState& state,
-           const Batches& batches,
+           const BatchSource& batches,
            ProgressMode mode);
 
   /// Reads the tally (the only wait for the device), writes a line everywhere, with `more` at its
@@ -69,7 +69,7 @@ class TrainLog {
 
   const Config& config_;
   std::filesystem::path plot_path_;
-  const Batches& batches_;
+  const BatchSource& batches_;
   MetricsWriter metrics_;
   std::vector<MetricRow> rows_;
   std::optional<TensorBoardWriter> tensorboard_;
@@ -115,12 +115,24 @@ class Saver {
   WorkClock clock_;
 };
 
-/// The sample grid of one step, always from the same noise; none when cancelled.
-std::optional<Image> draw_grid(const Config& config,
-                               const Model& network,
-                               const TrainState& state,
-                               bool bf16,
-                               const std::function<void(int64_t done, int64_t total)>& progress,
-                               const std::function<bool()>& cancelled);
+/// The samples of one step, always from the same noise: a grid of pictures, or points over their
+/// true density as SVG.
+struct StepSamples {
+  std::optional<Image> grid;
+  std::string svg;
+};
+
+/// How many: sample.grid, but at least 512 points.
+int64_t step_sample_count(const Config& config);
+
+/// None when cancelled.
+std::optional<StepSamples> draw_samples(
+    const Config& config,
+    const Model& network,
+    const TrainState& state,
+    bool bf16,
+    const std::string& made,
+    const std::function<void(int64_t done, int64_t total)>& progress,
+    const std::function<bool()>& cancelled);
 
 }  // namespace diffuse

@@ -85,16 +85,20 @@ Validator::Validator(const Config& config,
                      std::filesystem::path folder,
                      const Model& network,
                      const Objective& objective,
-                     const Dataset& data)
+                     const Dataset* data)
     : config_(config),
       folder_(std::move(folder)),
       network_(network),
       objective_(objective),
       levels_(validation_levels(objective.process())) {
-  std::vector<int64_t> held_out(static_cast<size_t>(data.held_out()));
-  std::iota(held_out.begin(), held_out.end(), data.size());
+  if (data == nullptr) {
+    images_ = load_test_points(config.data, config.validate.images);
+    return;
+  }
+  std::vector<int64_t> held_out(static_cast<size_t>(data->held_out()));
+  std::iota(held_out.begin(), held_out.end(), data->size());
   images_ = load_test_images(
-      data, config.data, held_out, config.validate.images, network.num_classes() > 0);
+      *data, config.data, held_out, config.validate.images, network.num_classes() > 0);
 }
 
 Validator::AtLevel Validator::at_level(const ValidationLevel& level,
@@ -129,10 +133,7 @@ std::vector<std::pair<std::string, double>> Validator::run(const TrainState& sta
   const bool raw = config_.sample.weights == WeightSet::raw;
   const Weights weights = network_.layout().views(raw ? state.params.flat() : state.ema);
   const int64_t n = images_.x0.size(0);
-  const int64_t batch =
-      images_at_once({config_.data.channels, config_.data.height(), config_.data.width()},
-                     config_.sample.batch,
-                     n);
+  const int64_t batch = images_at_once(config_.data.shape(), config_.sample.batch, n);
 
   nlohmann::ordered_json json{{"step", state.step},
                               {"weights", raw ? "raw" : "ema"},

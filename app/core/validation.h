@@ -32,12 +32,12 @@ std::vector<ValidationLevel> validation_levels(const Process& process);
 /// its seed, so that runs can be compared picture by picture. Changes nothing of the training.
 class Validator {
  public:
-  /// Loads the pictures. Throws Error{data}.
+  /// Loads the pictures that `data` holds out; null: the data are points. Throws Error{data}.
   Validator(const Config& config,
             std::filesystem::path folder,
             const Model& network,
             const Objective& objective,
-            const Dataset& data);
+            const Dataset* data);
 
   /// Writes step-NNNNNNNNN.json into the folder (a failure warns) and returns, in order:
   /// val_loss (the objective's own weighted loss, mean over the levels), val_bits and its parts

@@ -70,9 +70,11 @@ struct Field {
   bool open_max = false;
   size_t min_items = 0;  // bounds of a list's length
   size_t max_items = std::numeric_limits<size_t>::max();
-  bool scalar_ok = false;      // a list that may be written as one scalar: `size: 32` is [32]
-  bool is_path = false;        // a relative path is relative to the config file's folder
-  bool required = false;       // has no usable default
+  bool scalar_ok = false;  // a list that may be written as one scalar: `size: 32` is [32]
+  bool is_path = false;    // a relative path is relative to the config file's folder
+  bool required = false;   // has no usable default
+  // Not required after all while the field `unless_key` beside it has the value `unless_value`.
+  std::string unless_key, unless_value;
   bool affects_result = true;  // false: may differ on resume (logging, paths, devices, limits)
   std::vector<std::string> aliases;  // names that other tools use, for "did you mean"
 
@@ -84,6 +86,11 @@ struct Field {
   Field& or_scalar() { return scalar_ok = true, *this; }
   Field& path() { return is_path = true, *this; }
   Field& must_be_set() { return required = true, *this; }
+  Field& must_be_set_unless(std::string key_beside, std::string its_value) {
+    unless_key = std::move(key_beside);
+    unless_value = std::move(its_value);
+    return required = true, *this;
+  }
   Field& free_on_resume() { return affects_result = false, *this; }
   Field& also_called(std::vector<std::string> names) { return aliases = std::move(names), *this; }
 };

@@ -6,6 +6,7 @@
 
 #include "base/device.h"
 #include "base/text.h"
+#include "config/values.h"
 
 namespace diffuse {
 namespace {
@@ -38,6 +39,33 @@ void check_model(const Config& c, std::vector<Finding>& out) {
          .message = "a class-conditional model needs classes; use data.labels: subfolder"});
 }
 
+/// Options of the other data source that somebody has changed.
+void check_unused(const Config& config, std::vector<Finding>& out) {
+  Config mine = config, defaults;
+  const bool points = config.data.are_points();
+  const auto compare = [&](auto& section, auto& of_defaults, const std::string& prefix, auto used) {
+    Fields changed, plain;
+    section.fields(changed);
+    of_defaults.fields(plain);
+    for (size_t i = 0; i < changed.list().size(); ++i) {
+      const Field& field = changed.list()[i];
+      if (!used(field.key) && value_text(field) != value_text(plain.list()[i]))
+        out.push_back({.error = false,
+                       .key = joined(prefix, field.key),
+                       .message = std::string("has no effect with data.source: ") +
+                                  (points ? "points" : "images")});
+    }
+  };
+  compare(mine.data, defaults.data, "data", [&](const std::string& key) {
+    return key == "source" || (key == "points") == points;
+  });
+  const auto never = [](const std::string&) { return false; };
+  if (points)
+    compare(mine.model, defaults.model, "model", never);
+  else
+    compare(mine.mlp, defaults.mlp, "mlp", never);
+}
+
 void check_training(const Config& c, std::vector<Finding>& out) {
   if (c.train.micro_batch && *c.train.micro_batch > c.train.batch)
     out.push_back({.error = true,
@@ -58,7 +86,7 @@ void check_training(const Config& c, std::vector<Finding>& out) {
                               std::to_string(c.train.steps) +
                               ", so the learning rate stays below optim.lr",
                    .code = "warm-up-longer-than-run"});
-  if (c.validate.every_steps > 0 && c.data.holdout == 0)
+  if (c.validate.every_steps > 0 && c.data.holdout == 0 && !c.data.are_points())
     out.push_back({.error = true,
                    .key = "validate.every_steps",
                    .message = "validation needs pictures that training never sees; use e.g. "
@@ -117,8 +145,10 @@ void check_importance(const Config& c, std::vector<Finding>& out) {
 void Config::fields(Fields& f) {
   f(version, "version", "format of this file").at_least(1).at_most(1).free_on_resume();
   f.section(run, "run", "name, place and seed of a run");
-  f.section(data, "data", "the pictures").also_called({"dataset", "datasets"});
+  f.section(data, "data", "the pictures, or points in the plane")
+      .also_called({"dataset", "datasets"});
   f.section(model, "model", "the time-conditioned U-Net").also_called({"unet", "network", "net"});
+  f.section(mlp, "mlp", "the time-conditioned network for data.source: points");
   f.section(diffusion, "diffusion", "the objective: chain, target and weighting")
       .also_called({"objective", "ddpm"});
   f.section(optim, "optim", "AdamW, learning rate, clipping and EMA")
@@ -136,7 +166,8 @@ void Config::fields(Fields& f) {
 std::vector<Finding> check(const Config& config) {
   std::vector<Finding> out = check(config.diffusion);
   for (Finding& finding : out) finding.key = "diffusion." + finding.key;
-  if (config.data.channels == 2)
+  check_unused(config, out);
+  if (!config.data.are_points() && config.data.channels == 2)
     out.push_back({.error = true,
                    .key = "data.channels",
                    .message = "2 channels are not supported; use 1 or 3"});
@@ -146,7 +177,12 @@ std::vector<Finding> check(const Config& config) {
                    .message = "'" + config.run.name +
                               "' cannot name a folder: it must not be empty, start with '.', or "
                               "contain '/' or control characters"});
-  check_model(config, out);
+  if (config.data.are_points()) {
+    for (const std::string& problem : config.mlp.problems())
+      out.push_back({.error = true, .key = "mlp.hidden", .message = problem});
+  } else {
+    check_model(config, out);
+  }
   check_training(config, out);
   check_importance(config, out);
   if (config.sample.steps && *config.sample.steps > config.diffusion.steps)

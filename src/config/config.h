@@ -8,6 +8,7 @@
 #include "base/fields.h"
 #include "data/options.h"
 #include "diffusion/options.h"
+#include "nn/mlp_options.h"
 #include "nn/unet_options.h"
 #include "samplers/options.h"
 #include "train/options.h"
@@ -19,7 +20,8 @@ struct Config {
   int64_t version = 1;
   RunOptions run;
   DataOptions data;
-  UNetOptions model;
+  UNetOptions model;  // the network of pictures
+  MlpOptions mlp;     // of points
   DiffusionOptions diffusion;
   OptimOptions optim;
   TrainOptions train;

@@ -70,6 +70,11 @@ Json choice_schema(const ChoiceField& choice) {
   return {{"oneOf", forms}, {"default", choice.get()}};
 }
 
+/// Whether an object's schema does not accept an empty object.
+bool demands_something(const Json& schema) {
+  return schema.contains("required") || schema.contains("allOf");
+}
+
 Json field_schema(const Field& field) {
   Json out = std::visit(
       Overloaded{
@@ -88,7 +93,7 @@ Json field_schema(const Field& field) {
           },
           [&](std::string* v) {
             Json s{{"type", "string"}};
-            if (field.required)
+            if (field.required && field.unless_key.empty())
               s["minLength"] = 1;
             else
               s["default"] = *v;
@@ -110,7 +115,7 @@ Json field_schema(const Field& field) {
             section.fields(inner);
             Json s = object_schema(inner);
             // `optim:` with every line commented out; not where something has to be set.
-            if (!s.contains("required")) s["type"] = Json::array({"object", "null"});
+            if (!demands_something(s)) s["type"] = Json::array({"object", "null"});
             return s;
           }},
       field.value);
@@ -121,12 +126,22 @@ Json field_schema(const Field& field) {
 Json object_schema(const Fields& fields) {
   Json properties = Json::object();
   Json required = Json::array();
+  Json alternatives = Json::array();
   for (const Field& field : fields.list()) {
     properties[field.key] = field_schema(field);
-    if (field.required || properties[field.key].contains("required")) required.push_back(field.key);
+    if (!field.unless_key.empty())
+      alternatives.push_back(
+          {{"anyOf",
+            Json::array({Json{{"properties", {{field.unless_key, {{"const", field.unless_value}}}}},
+                              {"required", Json::array({field.unless_key})}},
+                         Json{{"properties", {{field.key, {{"minLength", 1}}}}},
+                              {"required", Json::array({field.key})}}})}});
+    else if (field.required || demands_something(properties[field.key]))
+      required.push_back(field.key);
   }
   Json out{{"type", "object"}, {"properties", properties}};
   if (!required.empty()) out["required"] = required;
+  if (!alternatives.empty()) out["allOf"] = alternatives;
   out["additionalProperties"] = false;
   return out;
 }

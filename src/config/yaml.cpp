@@ -560,6 +560,13 @@ class Loader {
     apply_map(node, options, key, &choice);
   }
 
+  static bool is_required(const Field& field, Fields& beside) {
+    if (!field.required || field.unless_key.empty()) return field.required;
+    const Field* other = find(beside, field.unless_key);
+    DIFFUSE_CHECK(other != nullptr);
+    return value_text(*other) != field.unless_value;
+  }
+
   void check_required(Fields& fields, const std::string& prefix) {
     for (Field& field : fields.list()) {
       const std::string key = joined(prefix, field.key);
@@ -571,7 +578,7 @@ class Loader {
         choice->fields(inner);
         check_required(inner, key);
       } else if (auto** text = std::get_if<std::string*>(&field.value);
-                 text && field.required && (*text)->empty() && is_sure(key)) {
+                 text && (*text)->empty() && is_required(field, fields) && is_sure(key)) {
         const auto at = places_.find(places_.contains(key) ? key : prefix);
         report_.error(
             at == places_.end() ? Place{file_} : at->second,

@@ -74,7 +74,8 @@ struct Batches::Impl {
     return {step,
             std::vector<uint8_t>(n * static_cast<size_t>(image_bytes())),
             std::vector<int64_t>(n),
-            std::vector<int64_t>(n)};
+            std::vector<int64_t>(n),
+            {}};
   }
 
   /// The image at `index` or, when that is bad, the next good one. Returns its index.

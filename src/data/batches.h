@@ -14,6 +14,21 @@ struct Batch {
   std::vector<uint8_t> pixels;   // [batch, channels, height, width]
   std::vector<int64_t> labels;   // [batch], -1 without labels
   std::vector<int64_t> indices;  // [batch], of the dataset
+  std::vector<float> values{};   // instead of all those: data that are no pictures, as they are
+};
+
+/// An endless stream of global batches.
+class BatchSource {
+ public:
+  BatchSource() = default;
+  BatchSource(const BatchSource&) = delete;
+  BatchSource& operator=(const BatchSource&) = delete;
+  virtual ~BatchSource() = default;
+
+  /// The next batch in order.
+  virtual Batch next() = 0;
+  /// Seconds that next() has waited so far.
+  virtual double waited() const = 0;
 };
 
 /// The endless shuffled stream of global batches, addressable by step: batch `step` holds positions
@@ -21,19 +36,18 @@ struct Batch {
 /// set. Order, flips and crops depend on (seed, epoch, position) alone, never on workers. A
 /// streamed image that turns out bad is replaced by the next position's good neighbour of the set
 /// (index + 1, ...), deterministically.
-class Batches {
+class Batches : public BatchSource {
  public:
   Batches(const Dataset& data,
           const DataOptions& options,
           int64_t batch,
           uint64_t seed,
           int64_t first_step);
-  ~Batches();
+  ~Batches() override;
 
-  /// The next batch in order, waiting for the workers when needed. Rethrows what a worker threw.
-  Batch next();
-  /// Seconds that next() has waited so far.
-  double waited() const;
+  /// Waits for the workers when needed. Rethrows what a worker threw.
+  Batch next() override;
+  double waited() const override;
 
  private:
   struct Impl;

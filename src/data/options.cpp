@@ -3,11 +3,24 @@
 
 namespace diffuse {
 
+std::vector<int64_t> DataOptions::shape() const {
+  if (are_points()) return {2, 1, 1};
+  return {channels, height(), width()};
+}
+
 void DataOptions::fields(Fields& f) {
+  f.one_of(source,
+           "source",
+           {{DataSource::images, "images"}, {DataSource::points, "points"}},
+           "pictures of a folder, or points in the plane, made as they are needed; all keys but "
+           "`points` are about pictures")
+      .also_called({"kind", "modality"});
+  f.choice(points, "points", "the distribution of the points, with source: points")
+      .also_called({"distribution", "toy", "toy_data"});
   // The pictures decide the result, not where they lie: a resume compares their fingerprint.
   f(path, "path", "folder with the pictures, searched recursively")
       .path()
-      .must_be_set()
+      .must_be_set_unless("source", "points")
       .free_on_resume()
       .also_called({"data_dir", "dataset", "train_data_dir", "root", "folder", "dir", "dataroot"});
   f.one_of(labels,

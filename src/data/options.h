@@ -7,9 +7,11 @@
 #include <vector>
 
 #include "base/fields.h"
+#include "data/points.h"
 
 namespace diffuse {
 
+enum class DataSource { images, points };
 enum class Labels { none, subfolder };
 enum class ResizeFilter { area, bilinear, bicubic, lanczos };
 enum class Crop { center, random, none };
@@ -17,8 +19,11 @@ enum class AlphaPolicy { white, black, drop, error };
 enum class BadImage { skip, fail };
 enum class CachePolicy { automatic, ram, none };
 
-/// The image folder and how a picture becomes a tensor: config section `data`.
+/// What is learned: an image folder and how a picture becomes a tensor, or a distribution of points
+/// in the plane. Config section `data`.
 struct DataOptions {
+  DataSource source = DataSource::images;
+  PointSource points{point_sources(), "moons"};
   std::string path;
   Labels labels = Labels::subfolder;
   std::vector<int64_t> size{32};  // one number: square; two: height, width
@@ -41,6 +46,10 @@ struct DataOptions {
 
   int64_t height() const { return size.front(); }
   int64_t width() const { return size.back(); }
+  bool are_points() const { return source == DataSource::points; }
+  /// Channels, height, width of what the network sees. A point is a picture of one pixel whose
+  /// channels are x and y.
+  std::vector<int64_t> shape() const;
 };
 
 }  // namespace diffuse

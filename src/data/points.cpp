@@ -575,6 +575,10 @@ const PointSource::Table& point_sources() {
   return table;
 }
 
+std::string described(const PointSource& source) {
+  return source.name() + " (" + source.row().help + ")";
+}
+
 void MoonsPoints::fields(Fields& f) {
   f(noise, "noise", kNoiseHelp).at_least(kLeastNoise).at_most(1).also_called({"std", "sigma"});
 }

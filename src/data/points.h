@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/choice.h"
@@ -86,6 +87,9 @@ class PointDistribution {
 using PointSource = Choice<std::unique_ptr<const PointDistribution>()>;
 
 const PointSource::Table& point_sources();
+
+/// "moons (two interleaving half circles)".
+std::string described(const PointSource& source);
 
 /// Points `first` .. `first + n - 1` of the data set that `seed` names.
 std::vector<Point> sample_points(const PointDistribution& distribution,

@@ -16,9 +16,13 @@
 
 namespace diffuse {
 
-Mlp::Mlp(const MlpOptions& options, int64_t in_channels, int64_t out_channels, int64_t num_classes)
+Mlp::Mlp(const MlpOptions& options,
+         int64_t in_channels,
+         int64_t out_channels,
+         int64_t num_classes,
+         const std::function<void(ParamLayout&)>& more)
     : options_(options), in_channels_(in_channels), num_classes_(num_classes) {
-  DIFFUSE_CHECK(options.problems(in_channels, 1, 1).empty());
+  DIFFUSE_CHECK(options.problems().empty());
   const int64_t hidden = options.hidden;
   linear_in_ =
       Linear::build(layout_, "linear_in", in_channels * (1 + 2 * options.fourier_octaves), hidden);
@@ -31,6 +35,7 @@ Mlp::Mlp(const MlpOptions& options, int64_t in_channels, int64_t out_channels, i
          .linear2 = Linear::build(layout_, name + ".linear_2", hidden, hidden, options.zero_init)});
   }
   linear_out_ = Linear::build(layout_, "linear_out", hidden, out_channels, options.zero_init);
+  if (more) more(layout_);
   layout_.finalize();
 }
 

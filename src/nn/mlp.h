@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "nn/blocks.h"
@@ -17,8 +18,13 @@ namespace diffuse {
 /// pixel: points in the plane are two channels of 1 x 1. It owns no weights, like UNet.
 class Mlp {
  public:
-  /// `num_classes` 0: no class embedding. The options must have no problems().
-  Mlp(const MlpOptions& options, int64_t in_channels, int64_t out_channels, int64_t num_classes);
+  /// `num_classes` 0: no class embedding. The options must have no problems(). `more` may register
+  /// parameters that belong to the model beside the network.
+  Mlp(const MlpOptions& options,
+      int64_t in_channels,
+      int64_t out_channels,
+      int64_t num_classes,
+      const std::function<void(ParamLayout&)>& more = nullptr);
 
   const ParamLayout& layout() const { return layout_; }
   int64_t parameter_count() const { return layout_.count(); }

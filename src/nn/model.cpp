@@ -29,6 +29,12 @@ std::vector<at::Tensor> fourier(const at::Tensor& like) {
 
 }  // namespace
 
+std::function<void(ParamLayout&)> Model::head(bool wanted) {
+  return [this, wanted](ParamLayout& layout) {
+    if (wanted) head_ = layout.add("level_weight.weight", {kFeatures}, Init::constant(0));
+  };
+}
+
 Model::Model(const UNetOptions& options,
              int64_t in_channels,
              int64_t out_channels,
@@ -36,18 +42,44 @@ Model::Model(const UNetOptions& options,
              int64_t width,
              int64_t num_classes,
              bool learned_weight)
-    : unet_(
-          options, in_channels, out_channels, height, width, num_classes, [&](ParamLayout& layout) {
-            if (learned_weight)
-              head_ = layout.add("level_weight.weight", {kFeatures}, Init::constant(0));
-          }) {}
+    : network_(std::in_place_type<UNet>,
+               options,
+               in_channels,
+               out_channels,
+               height,
+               width,
+               num_classes,
+               head(learned_weight)) {}
+
+Model::Model(const MlpOptions& options,
+             int64_t in_channels,
+             int64_t out_channels,
+             int64_t num_classes,
+             bool learned_weight)
+    : network_(std::in_place_type<Mlp>,
+               options,
+               in_channels,
+               out_channels,
+               num_classes,
+               head(learned_weight)) {}
+
+const ParamLayout& Model::layout() const {
+  return std::visit([](const auto& network) -> const ParamLayout& { return network.layout(); },
+                    network_);
+}
+
+int64_t Model::num_classes() const {
+  return std::visit([](const auto& network) { return network.num_classes(); }, network_);
+}
 
 at::Tensor Model::forward(const Weights& weights,
                           const at::Tensor& x,
                           const at::Tensor& t,
                           const at::Tensor& labels,
                           const DropoutKey* dropout) const {
-  return unet_.forward(weights, x, t, labels, dropout);
+  return std::visit(
+      [&](const auto& network) { return network.forward(weights, x, t, labels, dropout); },
+      network_);
 }
 
 at::Tensor Model::level_weight(const Weights& weights, const at::Tensor& logsnr) const {

@@ -4,7 +4,10 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
+#include <variant>
 
+#include "nn/mlp.h"
 #include "nn/unet.h"
 
 namespace diffuse {
@@ -21,12 +24,18 @@ class Model {
         int64_t width,
         int64_t num_classes,
         bool learned_weight = false);
+  /// See Mlp.
+  Model(const MlpOptions& options,
+        int64_t in_channels,
+        int64_t out_channels,
+        int64_t num_classes,
+        bool learned_weight = false);
 
-  const ParamLayout& layout() const { return unet_.layout(); }
+  const ParamLayout& layout() const;
   int64_t parameter_count() const { return layout().count(); }
-  int64_t num_classes() const { return unet_.num_classes(); }
+  int64_t num_classes() const;
 
-  /// See UNet::forward.
+  /// See UNet::forward and Mlp::forward.
   at::Tensor forward(const Weights& weights,
                      const at::Tensor& x,
                      const at::Tensor& t,
@@ -40,8 +49,11 @@ class Model {
   at::Tensor level_weight(const Weights& weights, const at::Tensor& logsnr) const;
 
  private:
+  /// Registers u(sigma) if it is wanted.
+  std::function<void(ParamLayout&)> head(bool wanted);
+
   int64_t head_ = -1;
-  UNet unet_;
+  std::variant<UNet, Mlp> network_;
 };
 
 }  // namespace diffuse

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "report/markup.h"
 #include "report/svg.h"
 
 namespace diffuse {
@@ -398,7 +399,8 @@ std::string draw_legend(const std::vector<PlanePanel>& panels,
 
 std::string plane_svg(const std::vector<PlanePanel>& panels,
                       int64_t columns,
-                      const PlaneLegend& legend) {
+                      const PlaneLegend& legend,
+                      const std::string& metadata) {
   DIFFUSE_CHECK(columns >= 1 && !panels.empty());
   const auto in_row = std::min(static_cast<size_t>(columns), panels.size());
   const double side = in_row == 1 ? kLoneSide : kSide;
@@ -414,7 +416,9 @@ std::string plane_svg(const std::vector<PlanePanel>& panels,
     lowest = std::max(lowest, top + kTop + side * dy / dx + kBottom);
   }
   const double width = 2 * kMargin + static_cast<double>(in_row) * (kLeft + side + kRight);
-  std::string out = svg::head(width, lowest + kLegend) + "<style>.tick{font-size:11px}</style>\n";
+  std::string out = svg::head(width, lowest + kLegend);
+  if (!metadata.empty()) out += "<metadata>" + escape_markup(metadata) + "</metadata>\n";
+  out += "<style>.tick{font-size:11px}</style>\n";
   for (size_t i = 0; i < panels.size(); ++i) out += draw_panel(panels[i], frames[i], i);
   return out + draw_legend(panels, legend, width / 2, lowest + 14) + "</svg>\n";
 }

@@ -44,9 +44,11 @@ struct PlaneLegend {
 /// are tenths of the panel's greatest density, the lowest above a fiftieth; the arrows' lengths go
 /// with the square root of the magnitude, in both fields of a panel alike, up to where three in
 /// four magnitudes of the truth (else of the field) lie. Non-finite values are left out; points
-/// outside the window are counted beside the title. Equal input, equal text.
+/// outside the window are counted beside the title. `metadata`: text that the document carries
+/// unseen. Equal input, equal text.
 std::string plane_svg(const std::vector<PlanePanel>& panels,
                       int64_t columns,
-                      const PlaneLegend& legend = {});
+                      const PlaneLegend& legend = {},
+                      const std::string& metadata = "");
 
 }  // namespace diffuse

@@ -37,10 +37,15 @@ Rows draw_rows(
   const std::vector<int64_t>& image_shape = setup.image_shape;
   const int64_t values = image_shape[0] * image_shape[1] * image_shape[2];
   Rows rows;
-  const at::Tensor pixels = whole(batch.pixels, at::kByte)
-                                .narrow(0, first * values, n * values)
-                                .view({n, image_shape[0], image_shape[1], image_shape[2]});
-  rows.x0 = to_device(pixels).to(at::kFloat).div_(127.5).sub_(1);  // 0..255 -> [-1, 1]
+  const auto part = [&](const at::Tensor& all) {
+    return all.narrow(0, first * values, n * values)
+        .view({n, image_shape[0], image_shape[1], image_shape[2]});
+  };
+  rows.x0 = batch.values.empty() ? to_device(part(whole(batch.pixels, at::kByte)))
+                                       .to(at::kFloat)
+                                       .div_(127.5)
+                                       .sub_(1)  // 0..255 -> [-1, 1]
+                                 : to_device(part(whole(batch.values, at::kFloat)).clone());
   if (setup.network.num_classes() > 0)
     rows.labels = to_device(whole(batch.labels, at::kLong).narrow(0, first, n).clone());
   rows.eps = at::empty_like(rows.x0);
@@ -56,7 +61,7 @@ std::function<bool(int64_t)> every(int64_t steps) {
 
 bool train(TrainState& state,
            const TrainSetup& setup,
-           Batches& batches,
+           BatchSource& batches,
            const std::vector<Action>& actions,
            const std::function<bool()>& stop) {
   const at::Device device = state.params.flat().device();

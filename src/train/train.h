@@ -45,7 +45,7 @@ std::function<bool(int64_t)> every(int64_t steps);
 /// atomic sums may change the last bits from run to run. Returns whether all steps are done.
 bool train(TrainState& state,
            const TrainSetup& setup,
-           Batches& batches,
+           BatchSource& batches,
            const std::vector<Action>& actions,
            const std::function<bool()>& stop);
 
