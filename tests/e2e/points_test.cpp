@@ -171,10 +171,22 @@ TEST(PointConfigs, WorkInEveryCommand) {
   EXPECT_EQ(diffuse({"check", made}).exit, 0);
   EXPECT_EQ(diffuse({"init", folder / "other", "--preset", "moons-x0", "--data", "pictures"}).exit,
             2);
-  const Outcome dry =
-      diffuse({"train", made, "--dry-run", "--threads", "1", "--set", "train.batch=8"});
-  EXPECT_EQ(dry.exit, 0) << dry.err;
-  EXPECT_NE(dry.out.find("1 step of 8 points"), std::string::npos) << dry.out;
+  // The parts of the objective that are not plain squares, too.
+  for (const Words& objective :
+       {Words{},
+        Words{"--set", "diffusion.variance=learned_range", "--set", "diffusion.loss=hybrid"},
+        Words{"--set",
+              "diffusion.schedule=edm",
+              "--set",
+              "diffusion.target=edm",
+              "--set",
+              "diffusion.learned_weight=true"}}) {
+    const Outcome dry = diffuse(
+        with({"train", made, "--dry-run", "--threads", "1", "--set", "train.batch=8"}, objective));
+    EXPECT_EQ(dry.exit, 0) << dry.err;
+    EXPECT_NE(dry.out.find("1 step of 8 points"), std::string::npos) << dry.out;
+    EXPECT_EQ(dry.out.find("nan"), std::string::npos) << dry.out;
+  }
 }
 
 }  // namespace

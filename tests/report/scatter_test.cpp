@@ -237,7 +237,7 @@ TEST(PlaneSvg, RowsAndSizes) {
   EXPECT_THROW(plane_svg({panel_of({0, 5, 0, 1})}, 2), std::logic_error);
 }
 
-TEST(Plane, CarriesItsMetadataEscaped) {
+TEST(PlaneSvg, CarriesItsMetadataEscaped) {
   PlanePanel panel;
   panel.points = {{0, 0}};
   EXPECT_NE(plane_svg({panel}, 1, {}, "{\"a\": \"<&\"}")
