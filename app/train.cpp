@@ -104,7 +104,7 @@ TrainRequest make_request(const TrainFlags& flags, const Context& context) {
 }  // namespace
 
 Run add_train(CLI::App& app, const Context& context) {
-  app.description("Train a model on a folder of pictures, as a config says.");
+  app.description("Train a model on a folder of pictures, or on points, as a config says.");
   app.footer(
       "  diffuse train configs/digits.yaml\n"
       "  diffuse train c.yaml --set optim.lr=1.0e-4 --set diffusion.schedule=cosine\n"

@@ -61,7 +61,7 @@ std::shared_ptr<const NoisedPoints> noised_at(const PointDistribution& truth, co
 }
 
 std::string level_title(int64_t t, const Level& level) {
-  return "t = " + std::to_string(t) + ", SNR " + significant(level.snr(), 2);
+  return "t = " + std::to_string(t) + ", SNR " + significant(level.snr(), 3);
 }
 
 int64_t columns_for(size_t panels) { return panels == 4 ? 2 : 3; }

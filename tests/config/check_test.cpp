@@ -66,6 +66,29 @@ TEST(Check, Training) {
              "2000 steps are more than the chain has (diffusion.steps 1000)");
 }
 
+TEST(Check, PointsNeedTheirOwnNetworkOnly) {
+  const std::string points = "data: {source: points, points: swiss_roll}\n";
+  const LoadedConfig plain = load(points);
+  EXPECT_EQ(plain.warnings, std::vector<std::string>{});
+  EXPECT_EQ(plain.config.data.shape(), (std::vector<int64_t>{2, 1, 1}));
+  EXPECT_EQ(plain.config.data.points.name(), "swiss_roll");
+  // Written out and read again, as checkpoints do.
+  EXPECT_EQ(errors(write_config(plain.config, true)), "");
+  expect_has(errors(points, {"mlp.hidden=33"}), "mlp.hidden must be even");
+  expect_has(errors(points, {"data.points.noise=0"}), "'data.points.noise' must be >= 0.001");
+  // What no picture network could be built for does not matter, but is not passed over in silence.
+  const LoadedConfig mixed =
+      load(points, {"data.size=30", "data.channels=2", "model.base_channels=48"});
+  ASSERT_EQ(mixed.warnings.size(), 3u);
+  expect_has(mixed.warnings[0], "'data.size': has no effect with data.source: points");
+  expect_has(mixed.warnings[2], "'model.base_channels': has no effect");
+  const LoadedConfig pictures = load(kMinimal, {"mlp.hidden=64", "data.points=gaussian"});
+  ASSERT_EQ(pictures.warnings.size(), 2u);
+  expect_has(pictures.warnings[0], "'data.points': has no effect with data.source: images");
+  EXPECT_EQ(pictures.config.data.shape(), (std::vector<int64_t>{3, 32, 32}));
+  expect_has(errors("data: {source: images}\n"), "'data.path' must be set");
+}
+
 TEST(Check, TheObjectivesFindingsHaveTheirPlace) {
   const std::string report =
       errors(kMinimal + "diffusion:\n  zero_terminal_snr: true\n  target: epsilon\n");
@@ -109,7 +132,7 @@ TEST(Check, ShippedConfigsLoadWithoutAWord) {
     const LoadedConfig loaded = load_config(entry.path(), {});
     EXPECT_EQ(loaded.warnings, std::vector<std::string>{}) << entry.path();
   }
-  EXPECT_GE(files, 16u);
+  EXPECT_GE(files, 18u);
   const Config digits = load_config(DIFFUSE_SOURCE_DIR "/configs/digits.yaml", {}).config;
   EXPECT_EQ(digits.data.path, DIFFUSE_SOURCE_DIR "/data/digits");
   const Config ddpm = load_config(DIFFUSE_SOURCE_DIR "/configs/cifar10-ddpm.yaml", {}).config;

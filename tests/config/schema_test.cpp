@@ -36,6 +36,12 @@ bool valid(const Json& schema, const Json& value) {
       if (std::count_if(rule.begin(), rule.end(), [&](const Json& s) { return valid(s, value); }) !=
           1)
         return false;
+    } else if (keyword == "anyOf") {
+      if (std::none_of(rule.begin(), rule.end(), [&](const Json& s) { return valid(s, value); }))
+        return false;
+    } else if (keyword == "allOf") {
+      if (!std::all_of(rule.begin(), rule.end(), [&](const Json& s) { return valid(s, value); }))
+        return false;
     } else if (keyword == "properties") {
       if (!value.is_object()) continue;
       for (const auto& [key, sub] : rule.items())
@@ -133,6 +139,20 @@ TEST(Schema, AgreesWithTheParser) {
                           R"("run": 3)"})
     expect_agreement(
         std::string(bad).starts_with("\"data\"") ? std::string("{") + bad + "}" : with(bad), false);
+  for (const char* good :
+       {R"({"data": {"source": "points"}})",
+        R"({"data": {"source": "points", "path": ""}})",
+        R"({"data": {"source": "points", "points": "gaussian"}})",
+        R"({"data": {"source": "points", "points": {"type": "mixture", "modes": 5}}})",
+        R"({"data": {"source": "images", "path": "/p"}, "mlp": null})"})
+    expect_agreement(good, true);
+  for (const char* bad : {R"({"data": {"source": "images"}})",
+                          R"({"data": {"source": "images", "path": ""}})",
+                          R"({"data": {"source": "dots"}})",
+                          R"({"data": {"points": "moons"}})",
+                          R"({"data": {"source": "points", "points": {"modes": 5}}})",
+                          R"({"data": {"source": "points"}, "mlp": {"layers": 0}})"})
+    expect_agreement(bad, false);
   expect_agreement("{}", false);
   expect_agreement(R"({"data": {}})", false);
 }

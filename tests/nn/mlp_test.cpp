@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "nn/model.h"
+
 namespace diffuse {
 namespace {
 
@@ -211,6 +213,23 @@ TEST(Mlp, RunsUnderBfloat16Autocast) {
   EXPECT_EQ(y.scalar_type(), at::kBFloat16);
   // 8 bits: each of some 10 layers adds 2^-9 relative, at random; a factor of four for the largest.
   EXPECT_LE(largest(y - exact), 4 * std::sqrt(10) * 0x1p-9 * (1 + largest(exact)));
+}
+
+TEST(Mlp, IsAModelLikeTheUNet) {
+  const Small s;
+  const Model plain(small_options(), 2, 2, 0), weighted(small_options(), 2, 2, 0, true);
+  EXPECT_FALSE(plain.has_level_weight());
+  ASSERT_TRUE(weighted.has_level_weight());
+  EXPECT_EQ(plain.parameter_count(), s.net.parameter_count());
+  EXPECT_GT(weighted.parameter_count(), plain.parameter_count());
+  EXPECT_EQ(plain.num_classes(), 0);
+  // u(sigma) stands beside the network: it is 0 at first and does not change the output.
+  const Weights both = weighted.layout().views(weighted.layout().initial(3));
+  const at::Tensor x = s.x.to(at::kFloat), t = s.t.to(at::kFloat);
+  EXPECT_EQ(at::abs(weighted.level_weight(both, t)).max().item<float>(), 0);
+  const Weights alone = plain.layout().views(plain.layout().initial(3));
+  EXPECT_TRUE(at::equal(weighted.forward(both, x, t, {}, nullptr),
+                        plain.forward(alone, x, t, {}, nullptr)));
 }
 
 TEST(Mlp, WrongUseIsCaught) {

@@ -237,5 +237,14 @@ TEST(PlaneSvg, RowsAndSizes) {
   EXPECT_THROW(plane_svg({panel_of({0, 5, 0, 1})}, 2), std::logic_error);
 }
 
+TEST(PlaneSvg, CarriesItsMetadataEscaped) {
+  PlanePanel panel;
+  panel.points = {{0, 0}};
+  EXPECT_NE(plane_svg({panel}, 1, {}, "{\"a\": \"<&\"}")
+                .find("<metadata>{&quot;a&quot;: &quot;&lt;&amp;&quot;}</metadata>"),
+            std::string::npos);
+  EXPECT_EQ(plane_svg({panel}, 1).find("<metadata>"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace diffuse
