@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <optional>
 
 #include "data/point_batches.h"
 #include "diffusion/denoiser.h"
@@ -84,7 +85,7 @@ TEST(Points, ATrainedNetworkComesCloseToTheExactMinimumAndNeverBelow) {
   }
   fill_normal(eps, 99, Purpose::noise, 0, 0);
   const double variance = 0.25 * 0.25 + 0.15 * 0.15;  // of x0, both coordinates together
-  for (const int64_t t : {10, 25, 40, 60}) {
+  for (const int64_t t : {5, 15, 25, 35}) {
     const Level level = trained->objective->process().chain().level(t);
     const auto noised = truth->noised(level.alpha, level.sigma);
     const double least = noised->minimal_loss().value;
