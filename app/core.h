@@ -43,6 +43,7 @@ struct SampleRequest {
   std::optional<int64_t> count;  // none: all of `grid`, 64 pictures, 512 points
   std::vector<int64_t> grid;     // rows, columns; empty: square-ish
   std::optional<int64_t> steps;
+  std::optional<std::string> sampler;
   std::optional<std::string> variance;
   std::optional<bool> clip;
   std::optional<int64_t> seed;
@@ -67,6 +68,7 @@ struct EvaluateRequest {
   bool bound = true;       // the two routes to bits/dim
   bool ode = true;
   int64_t count = 64;
+  std::optional<int64_t> steps;      // T of the bound's chain, with continuous time
   std::optional<int64_t> timesteps;  // terms of the bound that are drawn; none: all
   bool clipped = true;               // rows of the result
   bool unclipped = true;

@@ -47,6 +47,11 @@ Run add_evaluate(CLI::App& app, const Context& context) {
       ->type_name("N")
       ->check(between(1, 10'000'000))
       ->capture_default_str();
+  app.add_option("--steps",
+                 r.steps,
+                 "T of the bound's chain, for models of continuous time [default: diffusion.steps]")
+      ->type_name("N")
+      ->check(between(2, 1'000'000));
   app.add_option(
          "--timesteps",
          r.timesteps,
@@ -76,7 +81,10 @@ Run add_evaluate(CLI::App& app, const Context& context) {
       ->type_name("N")
       ->check(at_least(0))
       ->capture_default_str();
-  app.add_option("--bits", r.bits, "bits of a value of the data; pictures are rounded to them")
+  app.add_option(
+         "--bits",
+         r.bits,
+         "bits of a value of the data: 8-bit pictures rounded to fewer levels, or as some of more")
       ->type_name("N")
       ->check(between(1, 16))
       ->capture_default_str();

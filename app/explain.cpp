@@ -76,7 +76,8 @@ std::string as_text(const DiffusionOptions& d, const Explanation& e) {
   std::string out = "objective\n" + formula(d);
   out += "  target       " + described(d.target) + "\n";
   out += "  weighting    " + described(d.weighting) +
-         (d.weight_on == WeightOn::network ? ", on the network's own loss" : "") + "\n";
+         (d.weight_on == WeightOn::network ? ", on the network's own loss" : "") +
+         (d.loss().error ? "" : "; not used by this loss") + "\n";
   out += "  schedule     " + described(d.schedule) + "; " +
          (e.continuous ? "continuous time, chains of " + std::to_string(d.steps) + " steps"
                        : "T = " + std::to_string(d.steps)) +
@@ -89,8 +90,11 @@ std::string as_text(const DiffusionOptions& d, const Explanation& e) {
   out += "  variance     " + described(d.variance) + ", of p(x_{t-1} | x_t) when sampling\n";
   out +=
       "\nthe same loss, as a weight on each scale of the error, and the share of the training "
-      "signal\n(density times weight on eps) from the clean end up to there; drawn: how often a "
-      "level is drawn,\nas a multiple of its density (the loss makes up for it)\n";
+      "signal\n(density times the weighted error that data of variance 1 leave) from the clean end "
+      "up to there;\ndrawn: how often a level is drawn, as a multiple of its density (the loss "
+      "makes up for it)\n";
+  if (d.learned_weight) out += "the learned weight is left out, as before training: u = 0\n";
+  if (d.loss().huber > 0) out += "huber: of errors below delta\n";
   const char* heads[] = {
       "t", "log SNR", "density", "drawn", "on F", "on eps", "on x0", "on v", "on score"};
   for (const char* head : heads) out += padded(head, 11);
@@ -177,7 +181,7 @@ std::string as_svg(const Explanation& e) {
                    series("x0", [&](size_t i) { return s[i].on_x0; }),
                    series("v", [&](size_t i) { return s[i].on_velocity; }),
                    series("score", [&](size_t i) { return s[i].on_score; })}},
-       {.title = "where the training signal is: density times weight on eps",
+       {.title = "where the training signal is, for data of variance 1",
         .x_label = "log SNR",
         .y_label = "share per unit",
         .log_y = false,

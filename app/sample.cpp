@@ -4,6 +4,7 @@
 #include "base/device.h"
 #include "command.h"
 #include "diffusion/variance.h"
+#include "samplers/sampler.h"
 
 namespace diffuse {
 namespace {
@@ -44,6 +45,13 @@ Run add_sample(CLI::App& app, const Context& context) {
   app.add_option("--steps", r.steps, "steps of the chain that are used [default: as trained with]")
       ->type_name("N")
       ->check(at_least(1));
+  std::vector<std::string> ways;
+  for (const auto& row : samplers()) ways.push_back(row.name);
+  std::string all_ways;
+  for (const std::string& way : ways) all_ways += (all_ways.empty() ? "" : "|") + way;
+  app.add_option("--sampler", r.sampler, "how they are drawn [default: the config's]")
+      ->type_name(all_ways)
+      ->check(one_of(ways));
   std::vector<std::string> names;
   for (const auto& row : variances()) names.push_back(row.name);
   std::string list;

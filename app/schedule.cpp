@@ -70,6 +70,7 @@ struct Column {
 constexpr Column kColumns[] = {
     {"beta", [](const Chain& c, int64_t t) { return c.beta[static_cast<size_t>(t)]; }},
     {"alpha_bar", [](const Chain& c, int64_t t) { return c.alpha_bar[static_cast<size_t>(t)]; }},
+    {"sigma", [](const Chain& c, int64_t t) { return c.level(t).sigma; }},
     {"snr", [](const Chain& c, int64_t t) { return c.snr(t); }},
     {"logsnr", [](const Chain& c, int64_t t) { return c.level(t).logsnr; }},
     {"posterior_variance",
@@ -152,7 +153,7 @@ std::string as_svg(const std::vector<Named>& schedules) {
     }
     return out;
   };
-  return plot_svg({panel("log SNR", kColumns[3], false),
+  return plot_svg({panel("log SNR", kColumns[4], false),
                    panel("signal kept: alpha_bar", kColumns[1], false),
                    panel("beta", kColumns[0], true)});
 }

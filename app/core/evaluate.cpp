@@ -113,6 +113,21 @@ TestImages load(const EvaluateRequest& request,
   return images;
 }
 
+/// Why the ODE cannot be solved for a model, or empty.
+std::string why_no_ode(const EvaluateRequest& request,
+                       const Config& config,
+                       const Chain& chain,
+                       int64_t dimensions) {
+  if (config.diffusion.target.name() == "mu")
+    return "target 'mu' is the mean of a step of the chain, and the ODE passes between the steps";
+  if (chain.steps() < 2 || !std::isfinite(chain.levels[1].logsnr))
+    return "the chain has no two noise levels with signal";
+  if (request.probes == 0 && dimensions > kMaxExactDimensions)
+    return "--exact-trace is for at most " + std::to_string(kMaxExactDimensions) +
+           " values a picture, these have " + std::to_string(dimensions);
+  return {};
+}
+
 Flow evaluate_flow(const EvaluateRequest& request,
                    const Config& config,
                    const Process& process,
@@ -122,17 +137,12 @@ Flow evaluate_flow(const EvaluateRequest& request,
                    int64_t bits,
                    int64_t batch,
                    const std::function<void(int64_t images, int64_t evaluations)>& progress) {
-  if (config.diffusion.target.name() == "mu")
-    throw Error(Exit::usage,
-                "--nll ode: target 'mu' is the mean of a step of the chain, and the ODE passes "
-                "between the steps; use --nll bound");
   const auto& levels = process.chain().levels;
   const auto noisy = std::find_if(  // a step without signal has no log SNR
       levels.rbegin(),
       levels.rend(),
       [](const Level& l) { return std::isfinite(l.logsnr); });
-  if (noisy == levels.rend() || noisy->logsnr >= levels.front().logsnr)
-    throw Error(Exit::usage, "--nll ode needs a chain of at least two noise levels");
+  DIFFUSE_CHECK(noisy != levels.rend() && noisy->logsnr < levels.front().logsnr);
   const FlowOptions options{
       .logsnr_clean = levels.front().logsnr,
       .logsnr_noisy = noisy->logsnr,
@@ -371,7 +381,15 @@ int run_evaluate(const EvaluateRequest& request) {
   set_threads(request.global.threads);
   const fs::path checkpoint = find_checkpoint(request.checkpoint);
   const CheckpointInfo info = load_info(checkpoint);
-  const Config config = saved_config(info, checkpoint);
+  Config config = saved_config(info, checkpoint);
+  if (request.steps) {
+    if (!make_process(config.diffusion).continuous())
+      throw Error(Exit::usage,
+                  "--steps: this model was trained on a chain of " +
+                      std::to_string(config.diffusion.steps) +
+                      " steps, which is the one its bound is of; see --timesteps");
+    config.diffusion.steps = *request.steps;
+  }
   const Model network = make_network(config, info.num_classes);
   const at::Device device = pick_device(request.device);
   set_precision(Precision::fp32, device);
@@ -402,44 +420,53 @@ int run_evaluate(const EvaluateRequest& request) {
     if (signals.stop() != Exit::ok) throw Error(signals.stop(), "stopped: there is no result");
   };
 
+  const std::string no_ode =
+      request.ode ? why_no_ode(request, config, chain, images.x0.numel() / what.images) : "";
+  if (!no_ode.empty() && !request.bound)
+    throw Error(Exit::usage, "--nll ode: " + no_ode + "; use --nll bound");
+  if (!no_ode.empty()) log::warn("without the ODE: " + no_ode);
   std::optional<BoundTable> bound;
   std::optional<Flow> flow;
-  with_memory_advice(batch > 1 ? "fewer pictures at once: --batch " + std::to_string(batch / 2)
-                               : "not even one picture fits: use another --device",
-                     [&] {
-                       if (request.bound) {
-                         Progress progress(request.global.progress, "bound", 0, what.images);
-                         bound =
-                             bound_table({.objective = objective,
-                                          .network = network,
-                                          .weights = weights,
-                                          .images = images,
-                                          .parts = request.timesteps.value_or(all),
-                                          .batch = batch,
-                                          .seed = static_cast<uint64_t>(request.seed),
-                                          .progress = [&](int64_t done, int64_t total) {
-                                            check_stop();
-                                            progress.update(done * what.images / total, "pictures");
-                                          }});
-                       }
-                       if (request.ode) {
-                         Progress progress(request.global.progress, "ode", 0, what.images);
-                         flow = evaluate_flow(
-                             request,
-                             config,
-                             objective.process(),
-                             network,
-                             weights,
-                             images,
-                             what.bits,
-                             batch,
-                             [&](int64_t done, int64_t evaluations) {
-                               check_stop();
-                               progress.update(done, std::to_string(evaluations) + " evaluations");
-                             });
-                       }
-                       return 0;
-                     });
+  std::optional<Error> failed;  // the ODE, after the bound was found
+  with_memory_advice(
+      batch > 1 ? "fewer pictures at once: --batch " + std::to_string(batch / 2)
+                : "not even one picture fits: use another --device",
+      [&] {
+        if (request.bound) {
+          Progress progress(request.global.progress, "bound", 0, what.images);
+          bound = bound_table({.objective = objective,
+                               .network = network,
+                               .weights = weights,
+                               .images = images,
+                               .parts = request.timesteps.value_or(all),
+                               .batch = batch,
+                               .seed = static_cast<uint64_t>(request.seed),
+                               .progress = [&](int64_t done, int64_t total) {
+                                 check_stop();
+                                 progress.update(done * what.images / total, "pictures");
+                               }});
+        }
+        if (request.ode && no_ode.empty()) try {
+            Progress progress(request.global.progress, "ode", 0, what.images);
+            flow =
+                evaluate_flow(request,
+                              config,
+                              objective.process(),
+                              network,
+                              weights,
+                              images,
+                              what.bits,
+                              batch,
+                              [&](int64_t done, int64_t evaluations) {
+                                check_stop();
+                                progress.update(done, std::to_string(evaluations) + " evaluations");
+                              });
+          } catch (const Error& e) {
+            if (e.code != Exit::diverged || !bound) throw;
+            failed = e;
+          }
+        return 0;
+      });
 
   if (bound) {
     const std::vector<StepRow> rows = step_rows(*bound, chain);
@@ -454,6 +481,7 @@ int run_evaluate(const EvaluateRequest& request) {
   if (std::fwrite(result.data(), 1, result.size(), stdout) != result.size() ||
       std::fflush(stdout) != 0)
     throw Error(Exit::write, "cannot write the result to stdout");
+  if (failed) throw *failed;
   return 0;
 }
 

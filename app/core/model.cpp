@@ -128,7 +128,14 @@ std::vector<int64_t> labels_in_turn(int64_t count, int64_t num_classes) {
 
 std::vector<SamplerStep> sampler_steps(const SampleOptions& options,
                                        const DiffusionOptions& diffusion) {
-  const Chain full = make_chain(diffusion);
+  DiffusionOptions wanted = diffusion;
+  const Process process = make_process(diffusion);
+  if (process.continuous()) {  // no step is more trained than another: a chain of the wanted length
+    wanted.steps = options.steps.value_or(diffusion.steps);
+    return options.sampler(
+        SamplerQuery{.chain = make_chain(wanted), .variance = diffusion.variance});
+  }
+  const Chain& full = process.chain();
   const Chain chain =
       options.steps ? respace(full, spaced_timesteps(full.steps(), *options.steps)) : full;
   return options.sampler(SamplerQuery{.chain = chain, .variance = diffusion.variance});

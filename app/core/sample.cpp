@@ -119,7 +119,9 @@ void remove_singles(const fs::path& folder) {
 void apply(const SampleRequest& request, Config& config) {
   SampleOptions& options = config.sample;
   if (request.steps) options.steps = request.steps;
-  if (options.steps && (*options.steps < 1 || *options.steps > config.diffusion.steps))
+  const Process process = make_process(config.diffusion);
+  if (request.sampler) options.sampler.select(*request.sampler);  // checked by the command line
+  if (options.steps && !process.continuous() && *options.steps > config.diffusion.steps)
     throw Error(Exit::usage,
                 "--steps must be from 1 to the " + std::to_string(config.diffusion.steps) +
                     " steps that the model was trained on, got " + std::to_string(*options.steps));
@@ -133,6 +135,11 @@ void apply(const SampleRequest& request, Config& config) {
   if (request.batch) options.batch = request.batch;
   if (request.weights)
     options.weights = *request.weights == "raw" ? WeightSet::raw : WeightSet::ema;
+  if (config.diffusion.variance.name() == "learned" && options.sampler.name() == "ddpm" &&
+      steps < config.diffusion.steps && !request.variance)
+    log::warn(
+        "variance 'learned' is that of one step of the trained chain, and too small for fewer "
+        "steps; use --sampler ddim, --variance fixed_large, or all steps");
   if (!request.variance) return;
   // A network without an output for it has no variance to give.
   const Variance wanted(variances(), *request.variance);  // checked by the command line

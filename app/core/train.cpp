@@ -401,12 +401,15 @@ int run_session(Session& session) {
     batches = std::make_unique<PointBatches>(
         config.data.points(), config.train.batch, info.seed, state.step);
   if (request.dry_run) return dry_run(request, state, setup, *batches);
-  log::info((session.start ? "going on from " + session.start->string() + " in " : "training in ") +
-            session.folder->path().string() + ": " +
-            (data ? std::to_string(data->size()) + " pictures"
-                  : "points of " + described(config.data.points)) +
-            ", " + std::to_string(network.parameter_count()) + " parameters, " +
-            session.device.str() + (session.bf16 ? " bf16" : ""));
+  log::info(
+      (session.start ? "going on from " + session.start->string() + " in " : "training in ") +
+      session.folder->path().string() + ": " +
+      (data
+           ? std::to_string(data->size()) + " pictures" +
+                 (data->held_out() > 0 ? ", " + std::to_string(data->held_out()) + " held out" : "")
+           : "points of " + described(config.data.points)) +
+      ", " + std::to_string(network.parameter_count()) + " parameters, " + session.device.str() +
+      (session.bf16 ? " bf16" : ""));
   bool finished = false;
   try {
     finished = train_in_folder(session, state, setup, info, data ? &*data : nullptr, *batches);

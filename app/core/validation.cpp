@@ -25,16 +25,6 @@ constexpr uint64_t kSeed = 0;
 constexpr double kEdges[] = {-9, -6, -3, 0, 3, 6, 9};
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-/// The level of continuous training with this log SNR, found in u.
-NoisePoint trained_point(const Process& process, double logsnr) {
-  double clean = 0, noisy = 1;
-  for (int i = 0; i < 60; ++i) {
-    const double u = (clean + noisy) / 2;
-    (process.at(u).level.logsnr > logsnr ? clean : noisy) = u;
-  }
-  return process.at(clean);
-}
-
 std::vector<double> values_of(const at::Tensor& t) {
   const at::Tensor host = t.to(at::kDouble).cpu().contiguous();
   return {host.const_data_ptr<double>(), host.const_data_ptr<double>() + host.numel()};
@@ -57,7 +47,7 @@ std::vector<ValidationLevel> validation_levels(const Process& process) {
     if (process.continuous()) {
       if (process.at(0.001).level.logsnr >= logsnr && process.at(0.999).level.logsnr <= logsnr)
         out.push_back(
-            {.logsnr = logsnr, .number = number, .point = trained_point(process, logsnr)});
+            {.logsnr = logsnr, .number = number, .point = process.at(process.u_of(logsnr))});
       continue;
     }
     const auto& levels = process.chain().levels;
@@ -119,10 +109,19 @@ Validator::AtLevel Validator::at_level(const ValidationLevel& level,
         objective_.rows_of_points(std::vector<NoisePoint>(static_cast<size_t>(size), level.point));
     const at::Tensor output = f(objective_.input(x0, eps, rows), rows.time);
     loss.push_back(objective_.loss(output, x0, eps, rows).weighted.to(at::kDouble).cpu());
+    // At the very log SNR of the grid, so that runs on other chains can be held against this one;
+    // `mu` is known at steps alone.
+    NoisePoint exact = level.point;
+    if (config_.diffusion.target.name() != "mu")
+      exact = {.level = objective_.process().level_at(level.logsnr)};
+    const Objective::Rows there =
+        objective_.rows_of_points(std::vector<NoisePoint>(static_cast<size_t>(size), exact));
+    const at::Tensor f_hat =
+        objective_.split(f(objective_.input(x0, eps, there), there.time)).first;
     // eps_hat - eps = -(alpha / sigma) c_out (F - F*)
-    const Level& l = level.point.level;
+    const Level& l = exact.level;
     const double scale = l.alpha / l.sigma * config_.diffusion.target(l).c_out;
-    const at::Tensor error = objective_.split(output).first.sub(objective_.target(x0, eps, rows));
+    const at::Tensor error = f_hat.sub(objective_.target(x0, eps, there));
     mse_eps.push_back(at::mean(at::square(error), {1, 2, 3}).to(at::kDouble).cpu() * scale * scale);
   }
   return {.loss = at::cat(loss), .mse_eps = at::cat(mse_eps)};
@@ -146,7 +145,8 @@ std::vector<std::pair<std::string, double>> Validator::run(const TrainState& sta
   double loss = 0;
   for (const ValidationLevel& level : levels_) {
     const AtLevel measured = at_level(level, weights, batch);
-    json["levels"].push_back({{"logsnr", level.point.level.logsnr},
+    json["levels"].push_back({{"logsnr", level.logsnr},
+                              {"trained_logsnr", level.point.level.logsnr},
                               {"t", level.point.t},
                               {"mse_eps", list_json(measured.mse_eps)},
                               {"loss", list_json(measured.loss)}});
@@ -164,17 +164,18 @@ std::vector<std::pair<std::string, double>> Validator::run(const TrainState& sta
                                         .batch = batch,
                                         .seed = kSeed,
                                         .progress = nullptr});
-  constexpr bool kClipped = true;  // never a worse estimate: the pictures lie in [-1, 1]
+  // Pictures lie in [-1, 1], points need not.
+  const bool clipped = !config_.data.are_points();
   json["bits"] = {{"prior", list_json(bound.prior)},
-                  {"rest", list_json(bound.rest(kClipped))},
-                  {"decoder", list_json(bound.decoder(kClipped))},
-                  {"total", list_json(bound.total(kClipped))}};
+                  {"rest", list_json(bound.rest(clipped))},
+                  {"decoder", list_json(bound.decoder(clipped))},
+                  {"total", list_json(bound.total(clipped))}};
   std::vector<std::pair<std::string, double>> out;
   if (!levels_.empty()) out.emplace_back("val_loss", loss);
-  out.emplace_back("val_bits", mean_of(bound.total(kClipped)).mean);
+  out.emplace_back("val_bits", mean_of(bound.total(clipped)).mean);
   out.emplace_back("val_prior", mean_of(bound.prior).mean);
-  out.emplace_back("val_decoder", mean_of(bound.decoder(kClipped)).mean);
-  out.emplace_back("val_rest", mean_of(bound.rest(kClipped)).mean);
+  out.emplace_back("val_decoder", mean_of(bound.decoder(clipped)).mean);
+  out.emplace_back("val_rest", mean_of(bound.rest(clipped)).mean);
 
   // The sum over t >= 1 once more, by log SNR.
   constexpr size_t kBins = std::size(kEdges) + 1;
@@ -187,7 +188,7 @@ std::vector<std::pair<std::string, double>> Validator::run(const TrainState& sta
   for (int64_t t = 1; t < chain.steps(); ++t) ++steps_in[bin_of(t)];
   const int64_t parts = bound.steps.size(1) - 1;
   const std::vector<double> terms =
-      values_of(bound.clipped_bits.mul(bound.weight).narrow(1, 1, parts));
+      values_of((clipped ? bound.clipped_bits : bound.bits).mul(bound.weight).narrow(1, 1, parts));
   const std::vector<double> steps = values_of(bound.steps.narrow(1, 1, parts));
   for (size_t i = 0; i < terms.size(); ++i)
     sums[bin_of(static_cast<int64_t>(steps[i]))] += terms[i] / static_cast<double>(n);

@@ -185,7 +185,18 @@ std::vector<Finding> check(const Config& config) {
   }
   check_training(config, out);
   check_importance(config, out);
-  if (config.sample.steps && *config.sample.steps > config.diffusion.steps)
+  const bool broken = std::any_of(out.begin(), out.end(), [](const Finding& f) { return f.error; });
+  const bool continuous = !broken && make_process(config.diffusion).continuous();
+  if (config.sample.steps && *config.sample.steps < config.diffusion.steps &&
+      config.diffusion.variance.name() == "learned" && config.sample.sampler.name() == "ddpm")
+    out.push_back({.error = false,
+                   .key = "sample.steps",
+                   .message =
+                       "variance 'learned' is that of one step of the trained chain, and too "
+                       "small for fewer steps; use variance: learned_range, sampler: ddim, "
+                       "or steps: auto",
+                   .code = "learned-variance-respaced"});
+  if (config.sample.steps && !continuous && *config.sample.steps > config.diffusion.steps)
     out.push_back({.error = true,
                    .key = "sample.steps",
                    .message = std::to_string(*config.sample.steps) +

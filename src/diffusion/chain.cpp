@@ -27,12 +27,15 @@ void add_step(Chain& chain, const Level& level, double alpha2, double sigma2, do
   chain.posterior_mean_xt.push_back(std::sqrt(alpha2 / alpha2_prev) * sigma2_prev / sigma2);
 }
 
-/// The levels learn the means of the chain that they are trained in.
+/// The levels learn the means of the chain that they are trained in; the decoder's variance is
+/// beta~_1 in place of beta~_0 = 0, as improved-diffusion has it.
 void set_means(Chain& chain) {
   for (size_t t = 0; t < chain.levels.size(); ++t) {
     chain.levels[t].mean_x0 = chain.posterior_mean_x0[t];
     chain.levels[t].mean_z = chain.posterior_mean_xt[t];
   }
+  // A chain of one step has only its beta.
+  chain.decoder_variance = chain.steps() > 1 ? chain.posterior_variance[1] : chain.beta[0];
 }
 
 /// The variance that q adds between the chain's last level and one of alpha2, sigma2.
@@ -96,6 +99,7 @@ Chain make_chain(std::vector<Level> levels) {
 Chain respace(const Chain& chain, const std::vector<int64_t>& timesteps) {
   DIFFUSE_CHECK(!timesteps.empty());
   Chain out;
+  out.decoder_variance = chain.decoder_variance;
   int64_t last = -1;
   for (const int64_t t : timesteps) {
     DIFFUSE_CHECK(t > last && t < chain.steps());

@@ -23,6 +23,7 @@ struct Chain {
   std::vector<double> posterior_variance;  // beta~_t, Ho et al. 2020, eq. 7; 0 at t = 0
   std::vector<double> posterior_mean_x0;   // coefficient of x_0 in mu~_t, eq. 7
   std::vector<double> posterior_mean_xt;   // coefficient of z_t in mu~_t
+  double decoder_variance = 0;             // sigma^2 of p(x_0 | z_0): beta~_1 of chains of betas
   std::vector<int64_t> timestep;           // t in the full chain: differs when respaced
 
   int64_t steps() const { return static_cast<int64_t>(levels.size()); }

@@ -22,15 +22,7 @@ std::vector<double> explained_bins(const Process& process) {
   constexpr double kTail = 1e-7;
   const double high = process.at(kTail).level.logsnr;
   const double low = process.at(1 - kTail).level.logsnr;
-  for (int i = 0; i <= kBins; ++i) {
-    const double logsnr = high + (low - high) * i / kBins;
-    double below = out.empty() ? kTail : out.back(), above = 1 - kTail;
-    for (int halving = 0; halving < 50; ++halving) {
-      const double u = 0.5 * (below + above);
-      (process.at(u).level.logsnr > logsnr ? below : above) = u;
-    }
-    out.push_back(0.5 * (below + above));
-  }
+  for (int i = 0; i <= kBins; ++i) out.push_back(process.u_of(high + (low - high) * i / kBins));
   return out;
 }
 
@@ -57,8 +49,8 @@ bool is_monotone(const Process& process, const std::vector<ExplainedStep>& steps
 double Explanation::prior_bits(double mean_square) const {
   // KL(N(alpha x_0, sigma^2) | N(0, P)), averaged over the data; P is 1 on vp.
   const double p = prior_variance(last);
-  const double signal = last.alpha * last.alpha / p, noise = last.sigma * last.sigma / p;
-  return 0.5 * (signal * mean_square - signal - std::log(noise)) / std::numbers::ln2;
+  const double signal = last.alpha * last.alpha / p;  // the rest of P is noise
+  return 0.5 * (signal * mean_square - signal - std::log1p(-signal)) / std::numbers::ln2;
 }
 
 Explanation explain(const DiffusionOptions& options) {
@@ -85,23 +77,28 @@ Explanation explain(const DiffusionOptions& options) {
     step.density = ends[i + 1] - ends[i];
     step.width = process.continuous() ? -point.slope * step.density : 0;
     step.proposal = proposal[static_cast<size_t>(u * bins)] * bins * step.density;
-    step.on_network = network_weight(options, process, point);
-    // |x0 - x0_hat|^2 = c_out^2 |F* - F|^2; on epsilon it is SNR times, on velocity SNR + 1 times,
-    // on the score SNR / sigma^2 times as large.
+    step.on_network = objective_weight(options, process, point);
+    // |x0 - x0_hat|^2 = c_out^2 |F* - F|^2; on epsilon it is SNR times, on velocity (alpha^2 +
+    // sigma^2)^2 / sigma^2 times (SNR + 1 on vp), on the score SNR / sigma^2 times as large.
     step.on_x0 = step.on_network / (c_out * c_out);
     step.on_eps = step.on_x0 / snr;
-    step.on_velocity = step.on_x0 / (snr + 1);
+    const double power = level.alpha * level.alpha + level.sigma * level.sigma;
+    step.on_velocity = step.on_x0 * level.sigma * level.sigma / (power * power);
     step.on_score = step.on_eps * level.sigma * level.sigma;
-    if (std::isfinite(step.on_eps)) total += step.density * step.on_eps;
+    step.share = step.density * step.on_x0 / (1 + snr);
+    total += step.share;
     out.steps.push_back(step);
   }
   for (ExplainedStep& step : out.steps) {
-    step.share = std::isfinite(step.on_eps) ? step.density * step.on_eps / total : 0;
+    step.share /= total;
     if (step.logsnr < 0) out.share_below_snr_1 += step.share;
   }
   if (!process.continuous())  // a step covers half the way to either neighbour
     for (size_t i = 0; i < n; ++i) {
-      const size_t before = i > 0 ? i - 1 : i, after = i + 1 < n ? i + 1 : i;
+      const size_t before = i > 0 ? i - 1 : i;
+      // A step without signal has no log SNR.
+      const bool has_next = i + 1 < n && std::isfinite(out.steps[i + 1].logsnr);
+      const size_t after = has_next ? i + 1 : i;
       out.steps[i].width = (out.steps[before].logsnr - out.steps[after].logsnr) /
                            static_cast<double>(std::max<size_t>(after - before, 1));
     }

@@ -27,7 +27,10 @@ struct ExplainedStep {
   double on_x0 = 0;
   double on_velocity = 0;
   double on_score = 0;
-  double share = 0;  // of the sum of density times on_eps
+  // Of the sum of density times on_x0 / (1 + SNR): the loss that data of variance 1 leave, of which
+  // z tells all but 1 / (1 + SNR). A weight on epsilon alone would count errors that vanish as the
+  // SNR falls.
+  double share = 0;
 };
 
 struct Explanation {

@@ -137,7 +137,7 @@ Objective::Loss Objective::loss(const at::Tensor& output,
   const auto [f, v] = split(output.to(x0.scalar_type()));
   const at::Tensor error = at::sub(f, target(x0, eps, rows));
   const at::Tensor raw = at::mean(at::square(error), {1, 2, 3});
-  Loss out{.weighted = {}, .raw = raw.detach(), .bound = {}};
+  Loss out{.weighted = {}, .error = {}, .weighted_bound = {}, .raw = raw.detach(), .bound = {}};
   if (terms_.error) {
     const at::Tensor mean =
         terms_.huber > 0
@@ -146,15 +146,17 @@ Objective::Loss Objective::loss(const at::Tensor& output,
                       .mul(2),
                   {1, 2, 3})
             : raw;
-    out.weighted = at::mul(mean, rows.weight.to(raw.scalar_type()));
+    out.error = at::mul(mean, rows.weight.to(raw.scalar_type()));
   }
   if (terms_.bound > 0) {
     const at::Tensor bits = bound_bits(terms_.bound_of_mean ? error : error.detach(), v, x0, rows);
     out.bound = bits.detach();
     const double factor = terms_.bound * static_cast<double>(process_.chain().steps());
-    const at::Tensor bound = at::mul(bits, factor);
-    out.weighted = out.weighted.defined() ? at::add(out.weighted, bound) : bound;
+    out.weighted_bound = at::mul(bits, factor);
   }
+  out.weighted = !out.weighted_bound.defined() ? out.error
+                 : !out.error.defined()        ? out.weighted_bound
+                                               : at::add(out.error, out.weighted_bound);
   return out;
 }
 

@@ -55,9 +55,11 @@ class Objective {
   at::Tensor target(const at::Tensor& x0, const at::Tensor& eps, const Rows& rows) const;
 
   struct Loss {
-    at::Tensor weighted;  // [n], what is minimised
-    at::Tensor raw;       // [n], |F* - F|^2 averaged over a picture's values
-    at::Tensor bound;     // [n], L_t in bits a dimension; undefined without the bound
+    at::Tensor weighted;        // [n], what is minimised: error + weighted_bound
+    at::Tensor error;           // [n], its part that a learned weight divides; undefined for `vlb`
+    at::Tensor weighted_bound;  // [n]; undefined without the bound
+    at::Tensor raw;             // [n], |F* - F|^2 averaged over a picture's values
+    at::Tensor bound;           // [n], L_t in bits a dimension; undefined without the bound
   };
   Loss loss(const at::Tensor& output,
             const at::Tensor& x0,

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numbers>
 #include <optional>
 #include <utility>
 
@@ -62,7 +64,7 @@ void DiffusionOptions::fields(Fields& f) {
   f(learned_weight,
     "learned_weight",
     "a learned u(sigma) makes the loss w exp(-u) + u, so that every level counts alike (Karras et "
-    "al. 2024, eq. 14)");
+    "al. 2024, EDM2)");
   f.choice(loss, "loss", "what is minimised, given target and weights")
       .also_called({"loss_type", "criterion"});
   f.choice(variance, "variance", "variance of p(x_{t-1} | x_t)")
@@ -106,6 +108,20 @@ double network_weight(const DiffusionOptions& options,
                       const NoisePoint& point) {
   return network_weight(
       process, options.target, options.weighting, options.weight_on, options.variance, point);
+}
+
+double objective_weight(const DiffusionOptions& options,
+                        const Process& process,
+                        const NoisePoint& point) {
+  const LossTerms terms = options.loss();
+  double out = terms.error ? network_weight(options, process, point) : 0;
+  if (terms.bound > 0 && terms.bound_of_mean) {
+    // T L_{t-1} in bits: L_{t-1} = bound_weight |x0 - x0_hat|^2 + (what does not depend on F)
+    const double c_out = options.target(point.level).c_out;
+    out += terms.bound * static_cast<double>(process.chain().steps()) / std::numbers::ln2 *
+           bound_weight(process, options.variance, point) * c_out * c_out;
+  }
+  return out;
 }
 
 namespace {
@@ -152,6 +168,12 @@ void check_combination(const DiffusionOptions& options,
                         "'" +
                             options.variance.name() +
                             "' is fixed; use variance: learned_range, or loss: mse"));
+  if (!loss.error && options.learned_weight)
+    out.push_back(error("learned_weight",
+                        "bound-not-weighted",
+                        "loss '" + options.loss.name() +
+                            "' is the bound itself, which a learned weight would change; use "
+                            "learned_weight: false, or loss: mse or hybrid"));
   if (!loss.error && options.weighting.name() != "simple")
     out.push_back(warning("weighting",
                           "weighting-not-used",
@@ -175,27 +197,35 @@ std::vector<Finding> check(const DiffusionOptions& options) {
   const std::string target = options.target.name();
   const bool zero = chain.alpha_bar.back() == 0;
   if (zero && (target == "epsilon" || target == "score" || target == "edm"))
-    out.push_back(
-        error("target",
-              "no-signal-to-divide-by",
-              "target '" + target +
-                  "' cannot work at zero terminal SNR: the last step holds no signal, so x0 "
-                  "cannot be found from it (division by alpha = 0); use target: velocity or "
-                  "x0, or zero_terminal_snr: false"));
+    out.push_back(error(
+        "target",
+        "no-signal-to-divide-by",
+        "target '" + target +
+            "' cannot work at zero terminal SNR: the last step holds no signal, " +
+            (target == "edm" ? "so its log noise level, which the network is told, is infinite"
+                             : "so x0 cannot be found from it (division by alpha = 0)") +
+            "; use target: velocity or x0, or zero_terminal_snr: false"));
   for (const Finding& finding : out)
     if (finding.error) return out;
-  double largest = 0, last = 0;
+  double largest = 0, last = 0, least = std::numeric_limits<double>::infinity();
   try {
     const int64_t n = process->bins();
     for (int64_t i = 0; i < n; ++i) {
       const double u = (static_cast<double>(i) + 0.5) / static_cast<double>(n);
       last = network_weight(options, *process, process->at(u));
       largest = std::max(largest, last);
+      least = std::min(least, last);
     }
   } catch (const Error& e) {
     out.push_back(error("weighting", "weight-not-finite", e.what()));
     return out;
   }
+  if (options.learned_weight && least == 0)
+    out.push_back(
+        error("learned_weight",
+              "unbounded-loss",
+              "where the weight is 0 the loss exp(-u) 0 + u has no least value; use another "
+              "weighting, or learned_weight: false"));
   if (largest == 0)
     out.push_back(error("weighting", "no-weight", "every level has weight 0"));
   else if (last == 0 && !process->continuous())
@@ -208,21 +238,25 @@ std::vector<Finding> check(const DiffusionOptions& options) {
   // With SNR_T above 0.01 the start of sampling (pure noise) is not what the last step was trained
   // on.
   const double terminal = chain.snr(chain.steps() - 1);
+  const bool has_time = options.schedule(options.steps).continuous.has_value();
   bool unrescaled = false;
   if (const auto* linear = options.schedule.options<LinearSchedule>())
     unrescaled = !linear->rescale;
   if (const auto* scaled = options.schedule.options<ScaledLinearSchedule>())
     unrescaled = !scaled->rescale;
   if (terminal > 0.01)
-    out.push_back(
-        warning("schedule",
-                unrescaled ? "unrescaled-beta" : "terminal-snr",
-                "the last step still holds signal (SNR " + significant(terminal, 4) +
-                    "), but sampling starts from pure noise; " +
-                    (unrescaled ? "betas that are published for 1000 steps need rescale: true at " +
-                                      std::to_string(options.steps) + ", or use "
-                                : "use more steps, rescale: true, or ") +
-                    "zero_terminal_snr: true with target: velocity"));
+    out.push_back(warning(
+        "schedule",
+        unrescaled ? "unrescaled-beta" : "terminal-snr",
+        "the last step still holds signal (SNR " + significant(terminal, 4) +
+            "), but sampling starts from pure noise; " +
+            (has_time     ? std::string("change the schedule's noisy end (beta_max, "
+                                        "sigma_max, logsnr_min), or lower logsnr_shift")
+             : unrescaled ? "betas that are published for 1000 steps need rescale: true at " +
+                                std::to_string(options.steps) +
+                                ", or use zero_terminal_snr: true with target: velocity"
+                          : std::string("use more steps, or zero_terminal_snr: true with "
+                                        "target: velocity"))));
   const bool capped = chain.steps() > 1 && chain.beta.back() >= 0.5 &&
                       process->path() == Path::vp && !process->continuous();
   if (capped && !zero && (options.weighting.name() == "vlb" || options.loss.name() == "vlb") &&
@@ -231,8 +265,26 @@ std::vector<Finding> check(const DiffusionOptions& options) {
         warning(options.loss.name() == "vlb" ? "loss" : "weighting",
                 "capped-beta",
                 "the schedule's last beta is " + std::to_string(chain.beta.back()) +
-                    ": in the bound that one step dominates the loss; use schedule: linear, "
-                    "time_sampler: importance, or weighting: min_snr"));
+                    ": in the bound that one step dominates the loss; use schedule: linear, or "
+                    "time_sampler: importance"));
+  // Weight 1/density on epsilon: over a density of all log SNR the sum has no end.
+  if (process->continuous() && options.weighting.name() == "vlb" &&
+      process->at(1e-9).slope < 1e6 * process->at(0.5).slope)
+    out.push_back(warning("weighting",
+                          "no-finite-bound",
+                          "weighting 'vlb' divides by the schedule's density, which schedule '" +
+                              options.schedule.name() +
+                              "' lets fall to 0 on both sides: rare levels get weights without "
+                              "end; use a schedule with ends (vp, ve, shifted_cosine, flow with "
+                              "density: uniform), or another weighting"));
+  const TargetCoefficients noisy = target_coefficients(options.target, chain.levels.back());
+  if (std::hypot(noisy.x0, noisy.eps) > 10)
+    out.push_back(warning("target",
+                          "target-grows-with-noise",
+                          "what the network has to predict reaches " +
+                              significant(std::hypot(noisy.x0, noisy.eps), 3) +
+                              " times the data's scale at the noisy end, and its error dominates "
+                              "the loss; use target: edm, epsilon or flow, or path: vp"));
   return out;
 }
 

@@ -56,6 +56,12 @@ Process make_process(const DiffusionOptions& options);
 /// Its chain.
 Chain make_chain(const DiffusionOptions& options);
 
+/// The weight on |F* - F|^2 in all that is minimised, with that of the bound for loss `vlb`; at
+/// u = 0 where the weight is learned. For `hybrid` the mean's, which the bound does not train.
+double objective_weight(const DiffusionOptions& options,
+                        const Process& process,
+                        const NoisePoint& point);
+
 /// network_weight() of the options at a level.
 double network_weight(const DiffusionOptions& options,
                       const Process& process,

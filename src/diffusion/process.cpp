@@ -44,6 +44,9 @@ Process::Process(const Noising& noising, const Options& options)
     levels.push_back(continuous_level(schedule_->chain(v) + options.logsnr_shift));
   }
   chain_ = make_chain(std::move(levels));
+  // Of x_0 given z_0 alone (Kingma et al. 2021, eq. 8). beta~_1 would shrink with the length of the
+  // chain, whose first step is noise that the data have already.
+  chain_.decoder_variance = chain_.sigma2.front() / chain_.alpha_bar.front();
   if (options.continuous)  // the network is not trained for the chain's steps
     for (Level& level : chain_.levels)
       level.mean_x0 = level.mean_z = std::numeric_limits<double>::quiet_NaN();
@@ -65,6 +68,16 @@ NoisePoint Process::at(double u) const {
   return {.level = continuous_level(logsnr.value + options_.logsnr_shift),
           .t = -1,
           .slope = logsnr.slope};
+}
+
+double Process::u_of(double logsnr) const {
+  DIFFUSE_CHECK(options_.continuous);
+  double clean = 0, noisy = 1;
+  for (int halving = 0; halving < 60; ++halving) {
+    const double u = 0.5 * (clean + noisy);
+    (at(u).level.logsnr > logsnr ? clean : noisy) = u;
+  }
+  return 0.5 * (clean + noisy);
 }
 
 Level Process::level_at(double logsnr) const {

@@ -38,6 +38,9 @@ class Process {
   /// The level of u in [0, 1), which is uniform in training, from clean to noisy.
   NoisePoint at(double u) const;
 
+  /// The u of continuous time at which this log SNR is trained, to 1e-15 of its range.
+  double u_of(double logsnr) const;
+
   /// Any level between the chain's ends, for the flow from data to noise; on a discrete chain the
   /// network's time is interpolated between two steps. Its `mean_x0` is NaN. Finite log SNR.
   Level level_at(double logsnr) const;

@@ -47,9 +47,16 @@ std::vector<double> betas_of(const std::function<double(double)>& alpha_bar,
   return out;
 }
 
-constexpr const char* kRescaleHelp =
+/// Options of both schedules between two betas.
+template <class S>
+void linear_fields(S& schedule, Fields& f) {
+  f(schedule.beta_start, "beta_start", "beta of the first of 1000 steps").above(0).below(1);
+  f(schedule.beta_end, "beta_end", "beta of the last of 1000 steps").above(0).below(1);
+  f(schedule.rescale,
+    "rescale",
     "multiply beta by 1000/T, so that any number of steps ends at the same noise as the published "
-    "1000; without it a chain of 100 linear steps stops at alpha_bar 0.36";
+    "1000; without it a chain of 100 linear steps stops at alpha_bar 0.36");
+}
 
 }  // namespace
 
@@ -75,17 +82,16 @@ const Schedule::Table& schedules() {
       Schedule::row<ShiftedCosineSchedule>("shifted_cosine",
                                            "continuous: cosine, shifted for larger pictures",
                                            "Hoogeboom et al. 2023, section 3.1"),
+      Schedule::row<ContinuousSigmoidSchedule>("continuous_sigmoid",
+                                               "continuous: alpha_bar a logistic curve",
+                                               "Jabri et al. 2022; Chen 2023, algorithm 1"),
       Schedule::row<LaplaceSchedule>(
           "laplace", "continuous: log SNR of a Laplace density", "Hang et al. 2024, section 3"),
   };
   return table;
 }
 
-void LinearSchedule::fields(Fields& f) {
-  f(beta_start, "beta_start", "beta of the first of 1000 steps").above(0).below(1);
-  f(beta_end, "beta_end", "beta of the last of 1000 steps").above(0).below(1);
-  f(rescale, "rescale", kRescaleHelp);
-}
+void LinearSchedule::fields(Fields& f) { linear_fields(*this, f); }
 
 std::vector<double> LinearSchedule::operator()(int64_t steps) const {
   const double s = rescale_factor(rescale, steps);
@@ -107,11 +113,7 @@ std::vector<double> CosineSchedule::operator()(int64_t steps) const {
   return betas_of(f, steps, beta_max);
 }
 
-void ScaledLinearSchedule::fields(Fields& f) {
-  f(beta_start, "beta_start", "beta of the first of 1000 steps").above(0).below(1);
-  f(beta_end, "beta_end", "beta of the last of 1000 steps").above(0).below(1);
-  f(rescale, "rescale", kRescaleHelp);
-}
+void ScaledLinearSchedule::fields(Fields& f) { linear_fields(*this, f); }
 
 std::vector<double> ScaledLinearSchedule::operator()(int64_t steps) const {
   auto beta = linspace(std::sqrt(beta_start), std::sqrt(beta_end), steps);
@@ -299,6 +301,37 @@ ContinuousSchedule ShiftedCosineSchedule::operator()(int64_t) const {
       .time =
           [=](double value) { return (std::atan(std::exp((shift - value) / 2)) - first) / way; },
       .path = Path::vp};
+}
+
+void ContinuousSigmoidSchedule::fields(Fields& f) {
+  f(start, "start", "left end of the logistic curve").at_least(-30).at_most(30);
+  f(end, "end", "right end; above start").at_least(-30).at_most(30);
+  f(tau, "tau", "temperature: larger is closer to a straight line").above(0);
+  f(t_min, "t_min", "times are from t_min to 1 - t_min").above(0).at_most(0.1);
+}
+
+ContinuousSchedule ContinuousSigmoidSchedule::operator()(int64_t) const {
+  if (!(start < end)) throw Error(Exit::config, "schedule 'continuous_sigmoid' needs start < end");
+  const double low = logistic(start / tau), high = logistic(end / tau), way = 1 - 2 * t_min;
+  const auto at = [=, *this](double u) {
+    const double x = ((t_min + way * u) * (end - start) + start) / tau;
+    const double w = logistic(x);
+    // alpha_bar = (high - w) / (high - low); of both differences the small one keeps its digits as
+    // a product: logistic(a) - logistic(b) = logistic(a) logistic(-b) (1 - e^(b - a)).
+    const double signal = -high * logistic(-x) * std::expm1(x - end / tau);
+    const double noise = -w * logistic(-start / tau) * std::expm1(start / tau - x);
+    const double slope = way * (end - start) / tau * w * logistic(-x);
+    return LogSnr{.value = std::log(signal / noise), .slope = -slope * (1 / signal + 1 / noise)};
+  };
+  return {.train = at,
+          .chain = [=](double v) { return at(v).value; },
+          .time =
+              [=, *this](double value) {
+                // w = low + (1 - alpha_bar) (high - low)
+                const double w = low + logistic(-value) * (high - low);
+                return ((logit(w) * tau - start) / (end - start) - t_min) / way;
+              },
+          .path = Path::vp};
 }
 
 void LaplaceSchedule::fields(Fields& f) {

@@ -152,6 +152,16 @@ struct ShiftedCosineSchedule {
   ContinuousSchedule operator()(int64_t steps) const;
 };
 
+/// The logistic alpha_bar of SigmoidSchedule without steps.
+struct ContinuousSigmoidSchedule {
+  double start = -3;
+  double end = 3;
+  double tau = 1;
+  double t_min = 1e-5;  // t from t_min to 1 - t_min
+  void fields(Fields& f);
+  ContinuousSchedule operator()(int64_t steps) const;
+};
+
 /// log SNR ~ Laplace(mu, b) in training, cut at the ends; a chain visits it in equal steps: Hang et
 /// al. 2024, "Improved noise schedule for diffusion training", sec. 3.
 struct LaplaceSchedule {

@@ -41,8 +41,7 @@ struct LearnedRange {  // exp(f log beta + (1 - f) log beta~), f = (v + 1) / 2: 
 }  // namespace
 
 double clipped_posterior_variance(const Chain& chain, int64_t t) {
-  if (t > 0) return chain.posterior_variance[static_cast<size_t>(t)];
-  return chain.steps() > 1 ? chain.posterior_variance[1] : chain.beta[0];
+  return t > 0 ? chain.posterior_variance[static_cast<size_t>(t)] : chain.decoder_variance;
 }
 
 const Variance::Table& variances() {
@@ -50,8 +49,9 @@ const Variance::Table& variances() {
       Variance::row<FixedSmall>("fixed_small",
                                 "the posterior variance beta~: right for data at a single point",
                                 "Ho et al. 2020, section 3.2"),
-      Variance::row<FixedLarge>(
-          "fixed_large", "beta: right for standard normal data", "Ho et al. 2020, section 3.2"),
+      Variance::row<FixedLarge>("fixed_large",
+                                "beta: right for standard normal data on path vp",
+                                "Ho et al. 2020, section 3.2"),
       Variance::row<Learned>(
           "learned", "log sigma^2 from the network", "Nichol & Dhariwal 2021, section 3.1"),
       Variance::row<LearnedRange>("learned_range",

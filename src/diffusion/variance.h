@@ -26,7 +26,7 @@ const Variance::Table& variances();
 
 bool is_learned(const Variance& variance);
 
-/// beta~_t with beta~_1 in place of beta~_0 = 0; a chain of one step has only its beta.
+/// beta~_t, and at t = 0 the chain's decoder_variance.
 double clipped_posterior_variance(const Chain& chain, int64_t t);
 
 }  // namespace diffuse

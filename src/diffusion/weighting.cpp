@@ -94,12 +94,19 @@ struct Edm {  // lambda(sigma) = (sigma^2 + sigma_d^2) / (sigma sigma_d)^2 on x0
 
 struct Sigmoid {  // sigmoid(bias - log SNR) on epsilon: Kingma & Gao 2023; Hoogeboom et al. 2024
   double bias = 0;
+  bool per_logsnr = false;
   void fields(Fields& f) {
     f(bias, "bias", "log SNR at which the weight on epsilon is a half").at_least(-50).at_most(50);
+    f(per_logsnr,
+      "per_logsnr",
+      "as in the papers' integral over log SNR, whatever the schedule: times the log SNR that a "
+      "step covers; false: the schedule's own density counts, too");
   }
   Weight operator()(const WeightQuery& q) const {
     const double snr = q.level.snr();
-    return on_eps(snr, 1 / (1 + snr * std::exp(-bias)));
+    // The bound is 1/2 |eps - eps_hat|^2 per unit of log SNR (Kingma & Gao 2023, eq. 3).
+    const double density = per_logsnr ? 2 * q.bound / snr : 1;
+    return on_eps(snr, density / (1 + snr * std::exp(-bias)));
   }
 };
 

@@ -86,7 +86,8 @@ at::Tensor Model::level_weight(const Weights& weights, const at::Tensor& logsnr)
   DIFFUSE_CHECK(has_level_weight());
   const at::Tensor& weight = weights[static_cast<size_t>(head_)];
   const auto features = fourier(weight);
-  const at::Tensor noise = at::mul(logsnr, -0.125).unsqueeze(1);  // ln(sigma / alpha) / 4
+  // ln(sigma / alpha) / 4; a step without signal has no finite one
+  const at::Tensor noise = at::mul(at::clamp(logsnr, -40, 40), -0.125).unsqueeze(1);
   const at::Tensor angle =
       at::mul(at::add(at::mul(noise, features[0]), features[1]), 2 * std::numbers::pi);
   const at::Tensor cosines = at::mul(at::cos(angle), std::numbers::sqrt2);

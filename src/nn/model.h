@@ -43,8 +43,8 @@ class Model {
                      const DropoutKey* dropout) const;
 
   bool has_level_weight() const { return head_ >= 0; }
-  /// u [n] of logsnr [n]: the log of the loss that is expected there (Karras et al. 2024, EDM2,
-  /// eq. 14 and appendix B.2: random Fourier features of ln(sigma / alpha) / 4, one linear layer).
+  /// u [n] of logsnr [n]: the log of the loss that is expected there (Karras et al. 2024, EDM2:
+  /// random Fourier features of ln(sigma / alpha) / 4, one linear layer).
   /// Starts as 0. With has_level_weight() only.
   at::Tensor level_weight(const Weights& weights, const at::Tensor& logsnr) const;
 

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/files.h"
+#include "base/log.h"
 
 namespace diffuse {
 namespace {
@@ -76,14 +77,17 @@ std::vector<TensorView> history_views(const LossHistory& history) {
 void read_history(const std::filesystem::path& path, LossHistory& history) {
   if (!std::filesystem::exists(path)) return;
   const SafetensorsFile file(path);
+  const std::vector<TensorView> views = history_views(history);
+  for (const TensorView& like : views) {
+    const TensorView* found = file.find(like.name);
+    if (found != nullptr && found->dtype == like.dtype && found->shape == like.shape) continue;
+    log::warn(path.string() + " is of another chain: the sampler's history of losses begins anew");
+    return;
+  }
   const auto copy = [&](const TensorView& like, auto& into) {
     const TensorView* found = file.find(like.name);
-    if (found == nullptr || found->dtype != like.dtype || found->shape != like.shape)
-      throw Error(Exit::checkpoint,
-                  path.string() + ": '" + like.name + "' is not that of this config");
     std::memcpy(into.data(), found->bytes.data(), found->bytes.size());
   };
-  const std::vector<TensorView> views = history_views(history);
   copy(views[0], history.losses);
   copy(views[1], history.count);
 }

@@ -89,11 +89,12 @@ bool train(TrainState& state,
       });
       const Objective::Loss part = setup.objective.loss(output, rows.x0, rows.eps, levels);
       at::Tensor weighted = part.weighted;
-      if (adaptive) losses.push_back(weighted.detach());
-      if (setup.network.has_level_weight()) {  // Karras et al. 2024, eq. 14
+      if (setup.network.has_level_weight()) {  // exp(-u) of the error + u: Karras et al. 2024
         const at::Tensor u = setup.network.level_weight(state.params.weights(), levels.logsnr);
-        weighted = at::add(at::mul(weighted, at::exp(at::neg(u))), u);
+        weighted = at::add(at::mul(part.error, at::exp(at::neg(u))), u);
+        if (part.weighted_bound.defined()) weighted = at::add(weighted, part.weighted_bound);
       }
+      if (adaptive) losses.push_back(weighted.detach());
       // Times that are drawn more often than their share in the objective count less.
       const at::Tensor share =
           at::mul(weighted, levels.share).sum() / static_cast<double>(setup.batch);

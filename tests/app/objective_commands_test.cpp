@@ -29,7 +29,8 @@ TEST(ScheduleCommand, HasEveryStepAsJsonAndCsv) {
   const std::string csv =
       diffuse({"schedule", "-t", "linear", "--steps", "30", "--format", "csv"}).out;
   EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 31);
-  EXPECT_TRUE(csv.starts_with("schedule,t,beta,alpha_bar,snr,logsnr,posterior_variance\nlinear,0,"))
+  EXPECT_TRUE(
+      csv.starts_with("schedule,t,beta,alpha_bar,sigma,snr,logsnr,posterior_variance\nlinear,0,"))
       << csv;
 }
 

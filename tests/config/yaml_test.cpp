@@ -218,7 +218,8 @@ TEST(Yaml, Axes) {
 
   expect_error(kMinimal + "diffusion:\n  schedule: cosin\n",
                "c.yaml:3:13: error: 'diffusion.schedule' must be one of linear, cosine, "
-               "scaled_linear, sigmoid, table, vp, ve, edm, flow, shifted_cosine, laplace, "
+               "scaled_linear, sigmoid, table, vp, ve, edm, flow, shifted_cosine, "
+               "continuous_sigmoid, laplace, "
                "got 'cosin'\n"
                "    3 |   schedule: cosin\n"
                "      |             ^~~~~ did you mean 'cosine'?");

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numbers>
 
 namespace diffuse {
 namespace {
@@ -47,7 +48,7 @@ TEST(Explain, OneErrorOnEveryScale) {
       for (const ExplainedStep& s : e.steps) {
         const double snr = chain.snr(s.t);
         EXPECT_NEAR(s.on_eps * snr, s.on_x0, 1e-12 * s.on_x0);
-        EXPECT_NEAR(s.on_velocity * (snr + 1), s.on_x0, 1e-12 * s.on_x0);
+        EXPECT_NEAR(s.on_velocity * (snr + 1), s.on_x0, 1e-11 * s.on_x0);
         EXPECT_NEAR(s.on_score * snr / (1 - chain.alpha_bar[static_cast<size_t>(s.t)]),
                     s.on_x0,
                     1e-11 * s.on_x0);  // sigma^2 is the square of a root
@@ -81,13 +82,45 @@ TEST(Explain, Monotone) {
   EXPECT_TRUE(monotone("cosine", "velocity", "simple"));
 }
 
-// With weight 1 on epsilon and uniform t every step has the same share.
+// For data of variance 1 and weight 1 on epsilon a step leaves SNR / (1 + SNR).
 TEST(Explain, ShareOfTheSignal) {
   const DiffusionOptions options = options_of("linear", "epsilon", "simple");
   const Chain chain = make_chain(options);
-  int64_t noisy = 0;
-  for (int64_t t = 0; t < chain.steps(); ++t) noisy += chain.snr(t) < 1 ? 1 : 0;
-  EXPECT_NEAR(explain(options).share_below_snr_1, static_cast<double>(noisy) / 1000, 1e-9);
+  double noisy = 0, all = 0;
+  for (int64_t t = 0; t < chain.steps(); ++t) {
+    const double left = chain.snr(t) / (1 + chain.snr(t));
+    all += left;
+    noisy += chain.snr(t) < 1 ? left : 0;
+  }
+  EXPECT_NEAR(explain(options).share_below_snr_1, noisy / all, 1e-9);
+  // Weight 1 on velocity leaves 1 at every step, also without signal.
+  DiffusionOptions velocity = options_of("linear", "velocity", "simple");
+  velocity.zero_terminal_snr = true;
+  for (const ExplainedStep& step : explain(velocity).steps) EXPECT_NEAR(step.share, 1e-3, 1e-12);
+}
+
+// The bound itself: weight T / ln 2 times that of L_{t-1} in nats, whatever `weighting` says.
+TEST(Explain, TheWholeBound) {
+  for (const char* target : {"epsilon", "velocity", "mu"}) {
+    DiffusionOptions bound = options_of("linear", target, "min_snr");
+    bound.loss.select("vlb");
+    const Explanation whole = explain(bound);
+    const Explanation term = explain(options_of("linear", target, "vlb"));
+    EXPECT_TRUE(whole.monotone) << target;
+    for (size_t t = 0; t < 1000; t += 37)
+      EXPECT_NEAR(whole.steps[t].on_x0,
+                  term.steps[t].on_x0 * 1000 / std::numbers::ln2,
+                  1e-12 * whole.steps[t].on_x0);
+  }
+}
+
+TEST(Explain, EveryPathHasItsOwnScales) {
+  for (const PathKind path : {PathKind::vp, PathKind::ve, PathKind::flow}) {
+    DiffusionOptions options = options_of("cosine", "velocity", "simple");
+    options.path = path;
+    for (const ExplainedStep& step : explain(options).steps)
+      EXPECT_NEAR(step.on_velocity, 1, 1e-11) << step.t;
+  }
 }
 
 TEST(Explain, ZeroTerminalSnr) {

@@ -119,7 +119,7 @@ TEST(Bound, OfNormalDataIsTheClosedForm) {
     for (const char* target : {"epsilon", "x0", "velocity", "flow", "mu"})
       for (const char* variance : {"fixed_small", "fixed_large"}) {
         SCOPED_TRACE(std::string(schedule) + " " + target + " " + variance);
-        DiffusionOptions options = options_of(schedule, target, 20, variance);
+        DiffusionOptions options = options_of(schedule, target, 40, variance);
         options.time = TimeKind::discrete;
         const Objective objective(options, at::kCPU, /*bits=*/0);
         const Chain& chain = objective.process().chain();
@@ -286,14 +286,14 @@ TEST(Bound, PriorIsTheClosedForm) {
   const at::Tensor x0 = at::tensor({-1.0, -0.5, 0.25, 1.0}, at::kDouble).view({1, 1, 2, 2});
   const double square = (1 + 0.25 + 0.0625 + 1) / 4;
   for (const char* schedule : {"linear", "cosine", "ve", "flow"}) {
-    const Chain chain = make_chain(options_of(schedule, "velocity", 10));
+    const Chain chain = make_chain(options_of(schedule, "velocity", 30));
     const Level& last = chain.levels.back();
     const double a2 = last.alpha * last.alpha, s2 = last.sigma * last.sigma;
     const double p = prior_variance(last);
     const double nats = 0.5 * (std::log(p / s2) - 1 + (s2 + a2 * square) / p);
     EXPECT_NEAR(prior_bits(chain, x0).item<double>(), nats / std::numbers::ln2, 1e-14) << schedule;
   }
-  DiffusionOptions options = options_of("linear", "velocity", 10);
+  DiffusionOptions options = options_of("linear", "velocity", 30);
   options.zero_terminal_snr = true;
   EXPECT_NEAR(prior_bits(make_chain(options), x0).item<double>(), 0, 1e-15);
 }

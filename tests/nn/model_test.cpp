@@ -31,11 +31,11 @@ TEST(LevelWeight, StartsAtZeroAndLeavesTheNetworkAlone) {
   const Weights b = without.layout().views(without.layout().initial(3));
   ASSERT_EQ(a.size(), b.size() + 1);
   for (size_t i = 0; i < b.size(); ++i) EXPECT_TRUE(at::equal(a[i], b[i]));
-  const at::Tensor logsnr = at::tensor({-9.0f, 0.0f, 4.5f});
+  const at::Tensor logsnr = at::tensor({-INFINITY, 0.0f, 4.5f});
   EXPECT_TRUE(at::equal(with.level_weight(a, logsnr), at::zeros({3})));
 }
 
-// E[w e^-u + u] is least where u = log E[w] (Karras et al. 2024, sec. 2.2): for a loss that depends
+// E[w e^-u + u] is least where u = log E[w] (Karras et al. 2024, EDM2): for a loss that depends
 // smoothly on the level, u learns its logarithm.
 TEST(LevelWeight, LearnsTheLogarithmOfTheLoss) {
   const Model model(small(), 1, 1, 4, 4, 0, true);
