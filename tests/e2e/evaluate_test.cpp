@@ -129,6 +129,68 @@ TEST(Evaluate, BothRoutesOfATrainedModel) {
   EXPECT_EQ(evaluate({"--data", folder / "nowhere"}).exit, 5);
 }
 
+TEST(Evaluate, TheBoundIsGivenWhereThereIsNoOde) {
+  const TempFolder folder;
+  const std::string run = folder / "run";
+  ASSERT_EQ(diffuse(train_words(run,
+                                {"--set",
+                                 "train.steps=3",
+                                 "--set",
+                                 "data.holdout=0.01",
+                                 "--set",
+                                 "diffusion.target=mu"}))
+                .exit,
+            0);
+  const Words words{"evaluate", run, "--threads", "1", "-n", "2", "--timesteps", "2"};
+  const Outcome both = diffuse(words);
+  EXPECT_EQ(both.exit, 0) << both.err;
+  EXPECT_NE(both.out.find("bound"), std::string::npos) << both.out;
+  EXPECT_NE(both.err.find("without the ODE: target 'mu'"), std::string::npos) << both.err;
+  EXPECT_EQ(diffuse(with(words, {"--nll", "ode"})).exit, 2);
+  EXPECT_EQ(diffuse(with(words, {"--steps", "20"})).exit, 2);
+}
+
+// In continuous time no step is more trained than another: chains may have any length.
+TEST(Continuous, ChainsOfAnyLength) {
+  const TempFolder folder;
+  const std::string run = folder / "run";
+  ASSERT_EQ(diffuse(train_words(run,
+                                {"--set",
+                                 "train.steps=3",
+                                 "--set",
+                                 "diffusion.steps=10",
+                                 "--set",
+                                 "diffusion.schedule=edm",
+                                 "--set",
+                                 "diffusion.target=edm",
+                                 "--set",
+                                 "data.holdout=0.01"}))
+                .exit,
+            0);
+  for (const char* steps : {"4", "30"})
+    for (const char* sampler : {"ddpm", "ddim"}) {
+      const Outcome o = diffuse({"sample",
+                                 run,
+                                 "--threads",
+                                 "1",
+                                 "-n",
+                                 "2",
+                                 "--steps",
+                                 steps,
+                                 "--sampler",
+                                 sampler,
+                                 "--force",
+                                 "--out",
+                                 folder / "x.png"});
+      EXPECT_EQ(o.exit, 0) << o.err;
+      EXPECT_NE(diffuse({"inspect", folder / "x.png"}).out.find(sampler), std::string::npos);
+    }
+  const Outcome o =
+      diffuse({"evaluate", run, "--threads", "1", "-n", "2", "--nll", "bound", "--steps", "25"});
+  EXPECT_EQ(o.exit, 0) << o.err;
+  EXPECT_NE(o.out.find("all 25 steps of the chain"), std::string::npos) << o.out;
+}
+
 TEST(Evaluate, SaysWhenThePicturesWereTrainedOn) {
   const TempFolder folder;
   const std::string run = folder / "run";
