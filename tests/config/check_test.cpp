@@ -49,7 +49,8 @@ TEST(Check, ModelsThatCannotBeBuilt) {
 }
 
 TEST(Check, ValidationNeedsPicturesOfItsOwn) {
-  expect_has(refused("validate.every_steps=10"), "use e.g. data.holdout: 0.1, or every_steps: 0 [no-held-out-pictures]");
+  expect_has(refused("validate.every_steps=10"),
+             "use e.g. data.holdout: 0.1, or every_steps: 0 [no-held-out-pictures]");
   EXPECT_EQ(errors(kMinimal, {"validate.every_steps=10", "data.holdout=0.1"}), "");
 }
 
