@@ -555,11 +555,11 @@ std::string as_svg(const Comparison& c) {
 // The page.
 
 Picture samples_of(const ComparedRun& run) {
-  Picture out{.title = run.name, .caption = "-", .png = {}};
+  Picture out{.title = run.name, .caption = "-", .file = {}};
   if (run.samples.empty()) return out;
   constexpr uint64_t kMaxGrid = uint64_t{64} << 20;
   try {
-    out.png = read_file(run.samples, Exit::run_folder, kMaxGrid);
+    out.file = read_file(run.samples, Exit::run_folder, kMaxGrid);
     out.caption = run.samples.filename().string();
   } catch (const Error& e) {
     log::warn(std::string(e.what()) + "; the page shows no samples of " + run.name);

@@ -37,7 +37,8 @@ fs::path newest_samples(const fs::path& run) {
        it.increment(error)) {
     const std::string name = it->path().filename().string();
     // The steps have leading zeros: the newest name is the greatest.
-    if (name.starts_with("step-") && name.ends_with(".png") && name > out.filename().string())
+    if (name.starts_with("step-") && (name.ends_with(".png") || name.ends_with(".svg")) &&
+        name > out.filename().string())
       out = it->path();
   }
   return out;

@@ -84,11 +84,12 @@ std::string html_pictures(const std::vector<Picture>& pictures) {
   for (const Picture& picture : pictures) {
     const std::string title = escape_markup(picture.title);
     out += "<figure>";
-    if (picture.png.empty())
+    if (picture.file.empty())
       out += "<div class=\"none\">no samples yet</div>";
     else
-      out += "<img alt=\"samples of " + title + "\" src=\"data:image/png;base64," +
-             base64(picture.png) + "\">";
+      out += "<img alt=\"samples of " + title + "\" src=\"data:image/" +
+             (picture.file.starts_with("<") ? "svg+xml" : "png") + ";base64," +
+             base64(picture.file) + "\">";
     out += "<figcaption>" + title + "<span>" + escape_markup(picture.caption) +
            "</span></figcaption></figure>\n";
   }

@@ -21,7 +21,7 @@ std::string html_plot(std::string_view svg);
 
 struct Picture {
   std::string title, caption;
-  std::string png;  // the file's bytes; empty: there is none
+  std::string file;  // the bytes of a PNG or SVG; empty: there is none
 };
 /// Side by side as far as the page is wide.
 std::string html_pictures(const std::vector<Picture>& pictures);

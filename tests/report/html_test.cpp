@@ -65,8 +65,9 @@ TEST(Html, NothingIsMarkupAndNothingIsFetched) {
   const std::string page = html_page(
       "<i>&",
       html_table(kTable) + html_list({"<u>"}) + html_heading("<h>") +
-          html_pictures({{.title = "\"x\"", .caption = "<c>", .png = "PNG"},
-                         {.title = "none", .caption = "-", .png = ""}}) +
+          html_pictures({{.title = "\"x\"", .caption = "<c>", .file = "PNG"},
+                         {.title = "points", .caption = "-", .file = "<svg"},
+                         {.title = "none", .caption = "-", .file = ""}}) +
           html_plot(plot_svg(
               {{.title = "<p>", .x_label = "", .y_label = "", .log_y = false, .series = {}}})));
   EXPECT_TRUE(page.starts_with("<!DOCTYPE html>"));
@@ -75,6 +76,7 @@ TEST(Html, NothingIsMarkupAndNothingIsFetched) {
   for (const char* part : {"<title>&lt;i&gt;&amp;</title>",
                            "<td class=\"name\">ü</td><td>0.5</td>",
                            "alt=\"samples of &quot;x&quot;\" src=\"data:image/png;base64,UE5H\"",
+                           "alt=\"samples of points\" src=\"data:image/svg+xml;base64,PHN2Zw==\"",
                            "no samples yet",
                            "<svg width="})
     EXPECT_NE(page.find(part), std::string::npos) << part;
