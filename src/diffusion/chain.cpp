@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <string>
-#include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -77,7 +76,7 @@ Chain make_chain(const std::vector<double>& beta) {
   return chain;
 }
 
-Chain make_chain(std::vector<Level> levels) {
+Chain make_chain(const std::vector<Level>& levels) {
   DIFFUSE_CHECK(!levels.empty());
   Chain chain;
   for (const Level& level : levels) {

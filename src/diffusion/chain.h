@@ -39,7 +39,7 @@ Chain make_chain(const std::vector<double>& beta);
 
 /// The chain through levels of falling SNR, from the cleanest. Their `mean_x0` and `mean_z` are
 /// set. Throws Error{config} when the SNR does not fall.
-Chain make_chain(std::vector<Level> levels);
+Chain make_chain(const std::vector<Level>& levels);
 
 /// The sub-chain through steps `timesteps` (ascending, distinct, in range) with
 /// beta_i = 1 - alpha_bar[t_i] / alpha_bar[t_{i-1}] (Nichol & Dhariwal 2021, sec. 4). Its levels

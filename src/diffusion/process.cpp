@@ -33,7 +33,7 @@ Process::Process(const Noising& noising, const Options& options)
       levels.push_back(level_on(options.path, old.logsnr + options.logsnr_shift));
       levels.back().t = old.t;
     }
-    chain_ = make_chain(std::move(levels));
+    chain_ = make_chain(levels);
     return;
   }
   std::vector<Level> levels;
@@ -43,7 +43,7 @@ Process::Process(const Noising& noising, const Options& options)
         options.steps > 1 ? static_cast<double>(t) / static_cast<double>(options.steps - 1) : 1;
     levels.push_back(continuous_level(schedule_->chain(v) + options.logsnr_shift));
   }
-  chain_ = make_chain(std::move(levels));
+  chain_ = make_chain(levels);
   // Of x_0 given z_0 alone (Kingma et al. 2021, eq. 8). beta~_1 would shrink with the length of the
   // chain, whose first step is noise that the data have already.
   chain_.decoder_variance = chain_.sigma2.front() / chain_.alpha_bar.front();
