@@ -228,10 +228,11 @@ Table differences_table(const Comparison& c) {
                         verdict(d.interval) + (d.paired ? "" : " (not paired)")});
     any_unpaired = any_unpaired || !d.paired;
   }
-  out.notes.emplace_back(any_unpaired
-                             ? "not paired: the held-out images differ, and each run's are drawn "
-                               "independently"
-                             : "paired: image by image, with the same noise");
+  out.notes.emplace_back(
+      any_unpaired ? "not paired: the held-out images differ, and each run's are drawn "
+                     "independently"
+                   : "paired: image by image, with the same noise (and terms of the bound, where "
+                     "validate.timesteps are the same)");
   return out;
 }
 

@@ -352,7 +352,11 @@ std::string loss_note(const Comparison& c) {
            "data";
   return "training losses are not ranked against each other: " + joined_list(c.loss_keys) +
          (c.loss_keys.size() > 1 ? " differ" : " differs") +
-         ", so the numbers have different units or scales; " +
+         (std::all_of(c.loss_keys.begin(),
+                      c.loss_keys.end(),
+                      [](const std::string& key) { return key.starts_with("data."); })
+              ? ", so they were taken on other pictures; "
+              : ", so the numbers have different units or scales; ") +
          (c.ranking.by.empty() ? "nothing is ranked: " + c.ranking.reason
                                : "ranked by " + c.ranking.by + " on held-out images instead");
 }

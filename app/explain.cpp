@@ -212,7 +212,10 @@ Run add_explain(CLI::App& app, const Context& context) {
       ->type_name("FILE")
       ->check(not_empty());
   return [flags, &context] {
-    const LoadedConfig loaded = load_config(flags->config, set_overrides(flags->set));
+    // A chain shorter than the config samples with is no mistake here.
+    std::vector<Override> overrides{{"sample.steps=auto", "explain"}};
+    for (Override& set : set_overrides(flags->set)) overrides.push_back(std::move(set));
+    const LoadedConfig loaded = load_config(flags->config, overrides);
     print_warnings(loaded, context);
     const DiffusionOptions& options = loaded.config.diffusion;
     const Explanation explanation = explain(options);

@@ -32,7 +32,9 @@ struct Named {
 constexpr const char* kNoConfig = "version: 1\ndata: {path: .}\n";
 
 DiffusionOptions load(const ScheduleFlags& flags, const std::string& type) {
-  std::vector<Override> overrides = set_overrides(flags.set);
+  // A chain shorter than the config samples with is no mistake here.
+  std::vector<Override> overrides{{"sample.steps=auto", "schedule"}};
+  for (Override& set : set_overrides(flags.set)) overrides.push_back(std::move(set));
   if (flags.steps > 0)
     overrides.push_back({"diffusion.steps=" + std::to_string(flags.steps), "--steps"});
   if (!type.empty()) overrides.push_back({"diffusion.schedule=" + type, "--type"});

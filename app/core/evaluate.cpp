@@ -28,6 +28,9 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
+/// A fall of log SNR in one step that leaves much of the bound in its decoder.
+constexpr double kCoarse = 3;
+
 /// What was evaluated.
 struct Evaluated {
   std::string checkpoint;
@@ -113,6 +116,15 @@ TestImages load(const EvaluateRequest& request,
   return images;
 }
 
+/// The noisiest level that holds signal: a step without has no log SNR.
+const Level& last_level(const Chain& chain) {
+  const auto found = std::find_if(chain.levels.rbegin(), chain.levels.rend(), [](const Level& l) {
+    return std::isfinite(l.logsnr);
+  });
+  DIFFUSE_CHECK(found != chain.levels.rend());
+  return *found;
+}
+
 /// Why the ODE cannot be solved for a model, or empty.
 std::string why_no_ode(const EvaluateRequest& request,
                        const Config& config,
@@ -138,14 +150,10 @@ Flow evaluate_flow(const EvaluateRequest& request,
                    int64_t batch,
                    const std::function<void(int64_t images, int64_t evaluations)>& progress) {
   const auto& levels = process.chain().levels;
-  const auto noisy = std::find_if(  // a step without signal has no log SNR
-      levels.rbegin(),
-      levels.rend(),
-      [](const Level& l) { return std::isfinite(l.logsnr); });
-  DIFFUSE_CHECK(noisy != levels.rend() && noisy->logsnr < levels.front().logsnr);
+  const Level& noisy = last_level(process.chain());
   const FlowOptions options{
       .logsnr_clean = levels.front().logsnr,
-      .logsnr_noisy = noisy->logsnr,
+      .logsnr_noisy = noisy.logsnr,
       .probes = request.probes,
       .seed = static_cast<uint64_t>(request.seed),
       .ode = {.atol = request.tol, .rtol = request.tol, .max_evaluations = 100'000},
@@ -318,7 +326,11 @@ Json as_json(const EvaluateRequest& request,
 std::string figure(const at::Tensor& values) {
   const Mean m = mean_of(values);
   char text[64];
-  std::snprintf(text, sizeof(text), "%.4f +- %.4f", m.mean, m.error);
+  // A single value has no standard error.
+  if (std::isfinite(m.error))
+    std::snprintf(text, sizeof(text), "%.4f +- %.4f", m.mean, m.error);
+  else
+    std::snprintf(text, sizeof(text), "%.4f", m.mean);
   return text;
 }
 
@@ -337,13 +349,13 @@ std::string as_text(const EvaluateRequest& request,
                     (what.bits > 0 ? "pictures\n" : "points\n");
   if (bound) {
     const int64_t parts = bound->steps.size(1) - 1;
-    constexpr size_t kWidth = 22;
-    out += "bound     " + padded("L_T", kWidth) + padded("sum of L_{t-1}", kWidth) +
-           padded("L_0", kWidth) + padded("total", kWidth) + "\n";
+    constexpr size_t kWidth = 20;
+    out += "bound     " + padded("L_T", kWidth + 2) + padded("sum of L_{t-1}", kWidth + 2) +
+           padded("L_0", kWidth + 2) + padded("total", kWidth + 2) + "\n";
     const auto row = [&](const char* name, bool clipped) {
-      out += name + padded(figure(bound->prior), kWidth) +
-             padded(figure(bound->rest(clipped)), kWidth) +
-             padded(figure(bound->decoder(clipped)), kWidth) +
+      out += std::string(name) + "  " + padded(figure(bound->prior), kWidth) + "  " +
+             padded(figure(bound->rest(clipped)), kWidth) + "  " +
+             padded(figure(bound->decoder(clipped)), kWidth) + "  " +
              padded(figure(bound->total(clipped)), kWidth) + "\n";
     };
     if (request.clipped) row("clipped   ", true);
@@ -425,6 +437,14 @@ int run_evaluate(const EvaluateRequest& request) {
   if (!no_ode.empty() && !request.bound)
     throw Error(Exit::usage, "--nll ode: " + no_ode + "; use --nll bound");
   if (!no_ode.empty()) log::warn("without the ODE: " + no_ode);
+  if (request.bound && chain.steps() > 1 && chain.level(0).logsnr - chain.level(1).logsnr > kCoarse)
+    log::warn("the chain's first step goes from log SNR " + significant(chain.level(0).logsnr, 3) +
+              " to " + significant(chain.level(1).logsnr, 3) +
+              ": so coarse a chain has a loose bound" +
+              (objective.process().continuous() ? "; more steps: --steps N" : ""));
+  if (request.ode && no_ode.empty() && last_level(chain).snr() > 0.01)
+    log::warn("the ODE ends at log SNR " + significant(last_level(chain).logsnr, 3) +
+              ", where signal is left: its figure is of a model that starts from pure noise there");
   std::optional<BoundTable> bound;
   std::optional<Flow> flow;
   std::optional<Error> failed;  // the ODE, after the bound was found
@@ -482,6 +502,8 @@ int run_evaluate(const EvaluateRequest& request) {
       std::fflush(stdout) != 0)
     throw Error(Exit::write, "cannot write the result to stdout");
   if (failed) throw *failed;
+  if (bound && !at::isfinite(bound->total(request.clipped)).all().item<bool>())
+    throw Error(Exit::diverged, "the bound is not finite: the network or its objective is broken");
   return 0;
 }
 

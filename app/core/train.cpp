@@ -80,9 +80,14 @@ void refuse_changes(const TrainRequest& request,
 
 void refuse_other_data(const TrainRequest& request,
                        const CheckpointInfo& saved,
-                       const CheckpointInfo& now) {
-  if (is_allowed(request, "data") || is_allowed(request, "data.path")) return;
-  if (saved.images != now.images || saved.fingerprint != now.fingerprint)
+                       const CheckpointInfo& now,
+                       bool other_holdout) {
+  if (saved.images == now.images && saved.fingerprint == now.fingerprint) return;
+  if (other_holdout)  // allowed, or it had been refused with the other keys
+    log::warn(
+        "data.holdout was another before: pictures that this run was trained on may now be held "
+        "out, so its held-out figures say less");
+  else if (!is_allowed(request, "data") && !is_allowed(request, "data.path"))
     throw Error(Exit::checkpoint,
                 "the pictures in " + request.loaded.config.data.path +
                     " are not those that the run began with (" + std::to_string(saved.images) +
@@ -333,6 +338,10 @@ bool train_in_folder(Session& session,
   }
   if (state.step > 0) saver.save(state, true);
   update_status();
+  if (finished && state.updates.item<float>() == 0)
+    throw Error(Exit::diverged,
+                "not one update of the run had a finite loss and gradient, so nothing was trained; "
+                "look at the objective's weights with diffuse explain, or try a lower optim.lr");
   return finished;
 }
 
@@ -365,7 +374,12 @@ int run_session(Session& session) {
       .images = data ? data->size() : 0,
       .fingerprint = scan.fingerprint,
       .files = files};
-  if (session.saved) refuse_other_data(request, *session.saved, info);
+  if (session.saved)
+    refuse_other_data(
+        request,
+        *session.saved,
+        info,
+        saved_config(*session.saved, *session.start).data.holdout != config.data.holdout);
   if (!request.dry_run) {
     if (!session.folder)
       session.folder.emplace(RunFolder::create(config.run.root, config.run.name));

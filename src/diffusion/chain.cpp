@@ -84,6 +84,12 @@ Chain make_chain(const std::vector<Level>& levels) {
     const double beta = chain.levels.empty()
                             ? sigma2
                             : -sigma2 * std::expm1(level.logsnr - chain.levels.back().logsnr);
+    if (chain.levels.empty() && !(beta > 0 && std::isfinite(beta)))
+      throw Error(Exit::config,
+                  "the first step has no noise that a number can hold (sigma " +
+                      shortest(level.sigma) +
+                      "); raise the clean end of diffusion.schedule (sigma_min, t_min) or lower "
+                      "logsnr_max or logsnr_shift");
     if (!(beta > 0))
       throw Error(Exit::config,
                   "the noise does not grow from step " + std::to_string(chain.steps() - 1) +

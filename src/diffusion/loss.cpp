@@ -24,7 +24,8 @@ struct Hybrid {  // L_simple + lambda L_vlb with the mean detached: Nichol & Dha
       "lambda",
       "weight of the bound in bits a dimension, over all T steps; 0.001 is T / 1000 of one step, "
       "or 1.44e-3 in nats")
-        .above(0);
+        .above(0)
+        .at_most(1000);
   }
   LossTerms operator()() const { return {.bound = lambda}; }
 };

@@ -18,6 +18,7 @@ std::vector<std::vector<double>> read_number_file(const std::string& file, size_
   std::vector<std::vector<double>> out;
   std::string line;
   for (int64_t number = 1; std::getline(in, line); ++number) {
+    if (number == 1 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);  // a byte order mark
     const auto refuse = [&](const std::string& reason) {
       throw Error(Exit::config, file + ":" + std::to_string(number) + ": " + reason);
     };

@@ -88,7 +88,7 @@ Process make_process(const DiffusionOptions& options) {
         Exit::config,
         "schedule '" + options.schedule.name() +
             "' is a chain; time: continuous needs a continuous schedule (vp, ve, edm, flow, "
-            "shifted_cosine, laplace)");
+            "shifted_cosine, continuous_sigmoid, laplace)");
   Process::Options process;
   process.steps = options.steps;
   process.logsnr_shift = options.logsnr_shift + 2 * std::log(options.input_scale);
@@ -193,6 +193,21 @@ std::vector<Finding> check(const DiffusionOptions& options) {
     return out;
   }
   check_combination(options, *process, out);
+  // exp(80 / 2) is far from the ends of float32, and more noise or less is of no use.
+  constexpr double kMostLogSnr = 80;
+  std::vector<Level> ends{process->chain().levels.front(), process->chain().levels.back()};
+  if (process->chain().steps() > 1) ends.push_back(*(process->chain().levels.end() - 2));
+  for (const Level& level : ends)
+    if (std::isfinite(level.logsnr) && std::abs(level.logsnr) > kMostLogSnr) {
+      out.push_back(
+          error("schedule",
+                "no-such-chain",
+                "log SNR reaches " + significant(level.logsnr, 4) + ", beyond " +
+                    significant(kMostLogSnr, 3) +
+                    " either way, where float32 has no numbers for it; change the options "
+                    "of diffusion.schedule"));
+      break;
+    }
   const Chain& chain = process->chain();
   const std::string target = options.target.name();
   const bool zero = chain.alpha_bar.back() == 0;

@@ -42,12 +42,20 @@ at::Tensor noise_of(const at::Tensor& x0,
 /// Of the steps t = 1..T-1, to a factor. A tenth of it is even: no step stands for more than 10 (T
 /// - 1) / parts, however wrong the guess is.
 std::vector<double> step_density(const Chain& chain) {
-  std::vector<double> guess;
-  for (int64_t t = 1; t < chain.steps(); ++t)
-    guess.push_back((chain.snr(t - 1) - chain.snr(t)) / (1 + chain.snr(t)));
-  const double sum = std::accumulate(guess.begin(), guess.end(), 0.0);
-  for (double& value : guess) value = 0.9 * value / sum + 0.1 / static_cast<double>(guess.size());
-  return guess;
+  const auto steps = static_cast<size_t>(chain.steps() - 1);
+  std::vector<double> clipped, unclipped;
+  for (int64_t t = 1; t < chain.steps(); ++t) {
+    const double drop = chain.snr(t - 1) - chain.snr(t);
+    clipped.push_back(drop / (1 + chain.snr(t)));
+    // An error of epsilon stays at high noise, where that of x_0 is as large as 1 / SNR.
+    unclipped.push_back(chain.snr(t) > 0 ? drop / chain.snr(t) : 0);
+  }
+  const double a = std::accumulate(clipped.begin(), clipped.end(), 0.0);
+  const double b = std::accumulate(unclipped.begin(), unclipped.end(), 0.0);
+  std::vector<double> out(steps, (b > 0 ? 0.1 : 0.2) / static_cast<double>(steps));
+  for (size_t k = 0; k < steps; ++k)
+    out[k] += 0.8 * clipped[k] / a + (b > 0 ? 0.1 * unclipped[k] / b : 0);
+  return out;
 }
 
 }  // namespace

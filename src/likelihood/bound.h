@@ -47,7 +47,8 @@ struct DrawnSteps {
 /// first_image + n - 1: the sum over the parts 0..count-1 of weight L_{t-1} estimates the sum over
 /// all t without bias. Each part has the same share of a density that follows the terms' size, as
 /// (SNR_{t-1} - SNR_t) / (1 + SNR_t) does (Kingma et al. 2021, eq. 13, with an error of x_0 of
-/// 1 / (1 + SNR)), so that few parts tell much. count <= T - 1, which gives each step once.
+/// 1 / (1 + SNR)), so that few parts tell much; a tenth is even, and a tenth follows the terms of
+/// an estimate that is not clipped. count <= T - 1, which gives each step once.
 DrawnSteps draw_steps(
     const Chain& chain, int64_t count, int64_t part, int64_t first_image, int64_t n, uint64_t seed);
 

@@ -352,6 +352,14 @@ TEST(Check, CodesOfTheTraps) {
   options.schedule.options<LinearSchedule>()->rescale = false;
   EXPECT_EQ(codes(options), Codes{"unrescaled-beta"});
 
+  // Levels that float32 cannot hold.
+  options = DiffusionOptions();
+  options.schedule.options<LinearSchedule>()->beta_end = 0.9;
+  EXPECT_EQ(codes(options), Codes{"no-such-chain"});
+  options.schedule.select("ve");
+  options.schedule.options<VeSchedule>()->sigma_min = 1e-300;
+  EXPECT_EQ(codes(options), Codes{"no-such-chain"});
+
   options = DiffusionOptions();
   options.schedule.select("ve");
   options.target.select("velocity");

@@ -150,6 +150,17 @@ TEST(Evaluate, TheBoundIsGivenWhereThereIsNoOde) {
   EXPECT_EQ(diffuse(with(words, {"--steps", "20"})).exit, 2);
 }
 
+TEST(Train, ARunWithoutOneUpdateHasDiverged) {
+  const TempFolder folder;
+  const std::string weights = folder / "w.txt", run = folder / "run";
+  write_text(weights, "0 1e300\n");
+  const Outcome o = diffuse(
+      train_words(run, {"--set", "diffusion.weighting={type: table, file: " + weights + "}"}));
+  EXPECT_EQ(o.exit, 8) << o.err;
+  EXPECT_NE(o.err.find("not one update of the run"), std::string::npos) << o.err;
+  EXPECT_EQ(status(run)["state"], "failed");
+}
+
 // In continuous time no step is more trained than another: chains may have any length.
 TEST(Continuous, ChainsOfAnyLength) {
   const TempFolder folder;
