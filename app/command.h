@@ -58,6 +58,22 @@ CLI::Validator between(int64_t low, int64_t high);
 /// A script's unset variable must not mean the default.
 CLI::Validator not_empty();
 
+/// An option whose values are the names of a table's rows (base/choice.h).
+template <class Table, class Value>
+CLI::Option* add_row_option(CLI::App& app,
+                            const std::string& name,
+                            Value& value,
+                            const Table& table,
+                            const std::string& help) {
+  std::vector<std::string> names;
+  std::string list;
+  for (const auto& row : table) {
+    names.push_back(row.name);
+    list += (list.empty() ? "" : "|") + row.name;
+  }
+  return app.add_option(name, value, help)->type_name(list)->check(one_of(names));
+}
+
 /// The whole of `text` as an integer of at least 0; none when it is none.
 std::optional<int64_t> parse_count(std::string_view text);
 

@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "command.h"
 #include "comparison.h"
+#include "json_number.h"
 #include "report/html.h"
 #include "report/plot.h"
 #include "report/table.h"
@@ -371,18 +372,17 @@ std::string as_csv(const Comparison& c) {
 
 // JSON.
 
-Json finite(double value) { return std::isfinite(value) ? Json(value) : Json(); }
-
-Json maybe(const std::optional<double>& value) { return value ? finite(*value) : Json(); }
+Json maybe(const std::optional<double>& value) { return value ? number_or_null(*value) : Json(); }
 
 Json interval_json(const Interval& interval) {
-  return {{"mean", finite(interval.mean)},
-          {"low", finite(interval.low)},
-          {"high", finite(interval.high)}};
+  return {{"mean", number_or_null(interval.mean)},
+          {"low", number_or_null(interval.low)},
+          {"high", number_or_null(interval.high)}};
 }
 
 Json mean_json(const std::vector<double>& values) {
-  return {{"mean", finite(mean_of(values))}, {"standard_error", finite(standard_error(values))}};
+  return {{"mean", number_or_null(mean_of(values))},
+          {"standard_error", number_or_null(standard_error(values))}};
 }
 
 Json validation_json(const ValidationRecord& record) {

@@ -11,6 +11,7 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "command.h"
+#include "json_number.h"
 #include "report/plot.h"
 
 namespace diffuse {
@@ -131,10 +132,6 @@ std::string as_text(const DiffusionOptions& d, const Explanation& e) {
   return out;
 }
 
-nlohmann::ordered_json finite(double value) {
-  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json();
-}
-
 std::string as_json(const DiffusionOptions& d, const Explanation& e) {
   nlohmann::ordered_json out{{"target", d.target.name()},
                              {"weighting", d.weighting.name()},
@@ -151,14 +148,14 @@ std::string as_json(const DiffusionOptions& d, const Explanation& e) {
   for (const ExplainedStep& s : e.steps)
     out["levels"].push_back({{"t", s.t},
                              {"time", s.time},
-                             {"logsnr", finite(s.logsnr)},
+                             {"logsnr", number_or_null(s.logsnr)},
                              {"density", s.density},
                              {"proposal", s.proposal},
                              {"on_network", s.on_network},
-                             {"on_eps", finite(s.on_eps)},
-                             {"on_x0", finite(s.on_x0)},
-                             {"on_velocity", finite(s.on_velocity)},
-                             {"on_score", finite(s.on_score)},
+                             {"on_eps", number_or_null(s.on_eps)},
+                             {"on_x0", number_or_null(s.on_x0)},
+                             {"on_velocity", number_or_null(s.on_velocity)},
+                             {"on_score", number_or_null(s.on_score)},
                              {"share", s.share}});
   return out.dump(1) + "\n";
 }

@@ -14,6 +14,7 @@
 #include "io/checkpoint.h"
 #include "io/run_folder.h"
 #include "io/safetensors.h"
+#include "json_number.h"
 #include "report/metrics.h"
 
 namespace diffuse {
@@ -91,8 +92,7 @@ Json inspect_run(const fs::path& path) {
     const std::vector<MetricRow> rows = read_metrics(path / "metrics.jsonl");
     if (!rows.empty()) {
       Json last{{"step", rows.back().step}};
-      for (const auto& [name, value] : rows.back().values)
-        last[name] = std::isfinite(value) ? Json(value) : Json(nullptr);
+      for (const auto& [name, value] : rows.back().values) last[name] = number_or_null(value);
       out["last metrics"] = last;
     }
   }

@@ -45,20 +45,10 @@ Run add_sample(CLI::App& app, const Context& context) {
   app.add_option("--steps", r.steps, "steps of the chain that are used [default: as trained with]")
       ->type_name("N")
       ->check(at_least(1));
-  std::vector<std::string> ways;
-  for (const auto& row : samplers()) ways.push_back(row.name);
-  std::string all_ways;
-  for (const std::string& way : ways) all_ways += (all_ways.empty() ? "" : "|") + way;
-  app.add_option("--sampler", r.sampler, "how they are drawn [default: the config's]")
-      ->type_name(all_ways)
-      ->check(one_of(ways));
-  std::vector<std::string> names;
-  for (const auto& row : variances()) names.push_back(row.name);
-  std::string list;
-  for (const std::string& name : names) list += (list.empty() ? "" : "|") + name;
-  app.add_option("--variance", r.variance, "variance of a step [default: the config's]")
-      ->type_name(list)
-      ->check(one_of(names));
+  add_row_option(
+      app, "--sampler", r.sampler, samplers(), "how they are drawn [default: the config's]");
+  add_row_option(
+      app, "--variance", r.variance, variances(), "variance of a step [default: the config's]");
   CLI::Option* clip =
       app.add_flag("--clip", flags->clip, "clip the estimate of the picture to [-1, 1]");
   CLI::Option* no_clip =

@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "command.h"
+#include "json_number.h"
 #include "report/plot.h"
 #include "report/table.h"
 
@@ -136,8 +137,7 @@ std::string as_json(const std::vector<Named>& schedules) {
     for (const Column& column : kColumns)
       for (int64_t t = 0; t < schedule.chain.steps(); ++t) {
         const double value = column.value(schedule.chain, t);
-        one[column.name].push_back(std::isfinite(value) ? nlohmann::ordered_json(value)
-                                                        : nlohmann::ordered_json());
+        one[column.name].push_back(number_or_null(value));
       }
     out.push_back(std::move(one));
   }

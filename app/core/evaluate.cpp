@@ -17,6 +17,7 @@
 #include "core/model.h"
 #include "core/test_images.h"
 #include "io/checkpoint.h"
+#include "json_number.h"
 #include "likelihood/flow.h"
 #include "ops/cuda.h"
 #include "report/plot.h"
@@ -167,9 +168,7 @@ Flow evaluate_flow(const EvaluateRequest& request,
   std::vector<at::Tensor> all, spreads;
   for (int64_t first = 0; first < n; first += batch) {
     const int64_t size = std::min(batch, n - first);
-    const at::Tensor& labels = images.labels;
-    const Network f = bind_network(
-        network, weights, labels.defined() ? labels.narrow(0, first, size).to(device) : labels);
+    const Network f = images.bind(network, weights, first, size);
     int64_t evaluations = 0;
     const Network counted = [&](const at::Tensor& x, const at::Tensor& t) {
       progress(first, ++evaluations);
@@ -276,11 +275,9 @@ std::string as_svg(const EvaluateRequest& request, const std::vector<StepRow>& r
   return plot_svg({terms, sums});
 }
 
-Json number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
-
 Json mean_json(const at::Tensor& values) {
   const Mean m = mean_of(values);
-  return {{"mean", number(m.mean)}, {"se", number(m.error)}};
+  return {{"mean", number_or_null(m.mean)}, {"se", number_or_null(m.error)}};
 }
 
 Json bound_json(const BoundTable& table, bool clipped) {
@@ -315,7 +312,7 @@ Json as_json(const EvaluateRequest& request,
                   {"logsnr", {flow->logsnr_clean, flow->logsnr_noisy}},
                   {"tol", request.tol},
                   {"probes", request.probes},
-                  {"probe_se", number(mean_of(flow->spread).mean)},
+                  {"probe_se", number_or_null(mean_of(flow->spread).mean)},
                   {"evaluations", flow->evaluations},
                   {"accepted", flow->accepted},
                   {"rejected", flow->rejected},
@@ -407,10 +404,8 @@ int run_evaluate(const EvaluateRequest& request) {
   set_precision(Precision::fp32, device);
   const bool raw =
       request.weights ? *request.weights == "raw" : config.sample.weights == WeightSet::raw;
-  const at::Tensor flat =
-      load_weights(checkpoint / (raw ? "model.safetensors" : "ema.safetensors"), network.layout())
-          .to(device);
-  const Weights weights = network.layout().views(flat);
+  const Weights weights =
+      load_weights_of(checkpoint, network, raw ? WeightSet::raw : WeightSet::ema, device);
   Evaluated what{.checkpoint = checkpoint.string(),
                  .step = info.step,
                  .weights = raw ? "raw" : "ema",
@@ -498,9 +493,7 @@ int run_evaluate(const EvaluateRequest& request) {
                                            .dump(2, ' ', false, Json::error_handler_t::replace) +
                                        "\n"
                                  : as_text(request, what, chain, bound, flow);
-  if (std::fwrite(result.data(), 1, result.size(), stdout) != result.size() ||
-      std::fflush(stdout) != 0)
-    throw Error(Exit::write, "cannot write the result to stdout");
+  write_to_stdout(result, "the result");
   if (failed) throw *failed;
   if (bound && !at::isfinite(bound->total(request.clipped)).all().item<bool>())
     throw Error(Exit::diverged, "the bound is not finite: the network or its objective is broken");

@@ -120,6 +120,18 @@ Network bind_network(const Model& network, Weights weights, at::Tensor labels) {
   };
 }
 
+Weights weights_of(const TrainState& state, const Model& network, WeightSet set) {
+  return network.layout().views(set == WeightSet::raw ? state.params.flat() : state.ema);
+}
+
+Weights load_weights_of(const std::filesystem::path& checkpoint,
+                        const Model& network,
+                        WeightSet set,
+                        at::Device device) {
+  const char* file = set == WeightSet::raw ? "model.safetensors" : "ema.safetensors";
+  return network.layout().views(load_weights(checkpoint / file, network.layout()).to(device));
+}
+
 std::vector<int64_t> labels_in_turn(int64_t count, int64_t num_classes) {
   std::vector<int64_t> out(static_cast<size_t>(num_classes > 0 ? count : 0));
   for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<int64_t>(i) % num_classes;

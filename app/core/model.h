@@ -5,6 +5,7 @@
 #include <c10/util/Exception.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <filesystem>
 #include <functional>
 #include <new>
@@ -112,6 +113,21 @@ auto with_memory_advice(const std::string& remedy, F f) {
 /// The network with these weights, in float32 without dropout, for pictures of these classes
 /// (undefined: none).
 Network bind_network(const Model& network, Weights weights, at::Tensor labels);
+
+/// The averaged or raw weights of a run, and those of a checkpoint, on `device`.
+Weights weights_of(const TrainState& state, const Model& network, WeightSet set);
+Weights load_weights_of(const std::filesystem::path& checkpoint,
+                        const Model& network,
+                        WeightSet set,
+                        at::Device device);
+
+/// Bytes or text; `what` names it. Throws Error{write}.
+template <class Content>
+void write_to_stdout(const Content& content, const std::string& what) {
+  if (std::fwrite(content.data(), 1, content.size(), stdout) != content.size() ||
+      std::fflush(stdout) != 0)
+    throw Error(Exit::write, "cannot write " + what + " to stdout");
+}
 
 /// count labels: classes in turn.
 std::vector<int64_t> labels_in_turn(int64_t count, int64_t num_classes);

@@ -222,14 +222,6 @@ void refuse_other_steps(const std::vector<int64_t>& wanted, int64_t steps) {
                       std::to_string(t));
 }
 
-/// Bytes or text.
-template <class Content>
-void write_to_stdout(const Content& content) {
-  if (std::fwrite(content.data(), 1, content.size(), stdout) != content.size() ||
-      std::fflush(stdout) != 0)
-    throw Error(Exit::write, "cannot write the picture to stdout");
-}
-
 /// All that a call of `diffuse sample` knows before it draws.
 struct Job {
   const SampleRequest& request;
@@ -268,7 +260,7 @@ void write_pictures(const Job& job, const Drawing& drawing) {
           : job.request.grid.back();
   const Image grid = enlarge(make_grid(drawing.images, columns), job.request.zoom);
   if (outputs.to_stdout) {
-    write_to_stdout(encode_png(grid, text_of_all));
+    write_to_stdout(encode_png(grid, text_of_all), "the picture");
     return;
   }
   if (!outputs.singles.empty()) remove_singles(outputs.singles);
@@ -287,7 +279,7 @@ void write_points(const Job& job, const PointDrawing& drawing) {
   const std::string made = job.made(0, job.wanted.count, "");
   const std::string plot = points_svg(job.config, drawing.points, made);
   if (outputs.to_stdout) {
-    write_to_stdout(plot);
+    write_to_stdout(plot, "the picture");
     return;
   }
   if (!outputs.singles.empty()) write_file_atomic(outputs.singles, points_csv(drawing.points));
@@ -329,11 +321,7 @@ int run_sample(const SampleRequest& request) {
   const Outputs outputs = plan_outputs(request, points);
 
   const at::Device device = pick_device(request.device);
-  const bool raw = config.sample.weights == WeightSet::raw;
-  const at::Tensor flat =
-      load_weights(checkpoint / (raw ? "model.safetensors" : "ema.safetensors"), network.layout())
-          .to(device);
-  const Weights weights = network.layout().views(flat);
+  const Weights weights = load_weights_of(checkpoint, network, config.sample.weights, device);
 
   const int64_t count = request.count.value_or(points ? 512 : 64);
   DrawRequest wanted{.options = config.sample,

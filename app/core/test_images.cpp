@@ -54,6 +54,15 @@ TestImages load_test_points(const DataOptions& options, int64_t count) {
 
 int64_t data_bits(const DataOptions& options) { return options.are_points() ? 0 : 8; }
 
+Network TestImages::bind(const Model& network,
+                         const Weights& weights,
+                         int64_t first,
+                         int64_t n) const {
+  const at::Device device = weights.front().device();
+  return bind_network(
+      network, weights, labels.defined() ? labels.narrow(0, first, n).to(device) : labels);
+}
+
 at::Tensor BoundTable::rest(bool clipped) const {
   const at::Tensor& all = clipped ? clipped_bits : bits;
   return all.mul(weight).narrow(1, 1, all.size(1) - 1).sum(1);
@@ -84,11 +93,7 @@ BoundTable bound_table(const BoundRequest& request) {
   for (int64_t first = 0; first < n; first += request.batch) {
     const int64_t size = std::min(request.batch, n - first);
     const at::Tensor x0 = all.narrow(0, first, size).to(device);
-    const at::Tensor& labels = request.images.labels;
-    const Network network =
-        bind_network(request.network,
-                     request.weights,
-                     labels.defined() ? labels.narrow(0, first, size).to(device) : labels);
+    const Network network = request.images.bind(request.network, request.weights, first, size);
     for (int64_t column = 0; column <= parts; ++column) {
       const DrawnSteps steps =
           column == 0 ? DrawnSteps{.t = std::vector<int64_t>(static_cast<size_t>(size), 0),

@@ -18,6 +18,9 @@ struct TestImages {
   at::Tensor x0;             // [n, channels, height, width] float32 on the host, in [-1, 1]
   at::Tensor labels;         // [n] int64 on the host; undefined without classes
   uint64_t fingerprint = 0;  // of the pixels, in order
+
+  /// The network for images first ... first + n - 1, with their labels.
+  Network bind(const Model& network, const Weights& weights, int64_t first, int64_t n) const;
 };
 
 /// The first `count` of the pictures `indices` of `data` that can be used, neither mirrored nor

@@ -204,8 +204,7 @@ std::optional<StepSamples> draw_samples(const Config& config,
                             .trajectory = 0,
                             .progress = progress,
                             .cancelled = cancelled};
-  const bool raw = config.sample.weights == WeightSet::raw;
-  const Weights weights = network.layout().views(raw ? state.params.flat() : state.ema);
+  const Weights weights = weights_of(state, network, config.sample.weights);
   StepSamples out;
   if (config.data.are_points()) {
     const std::optional<PointDrawing> drawing = draw_points(network, weights, request);

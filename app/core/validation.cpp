@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/random.h"
 #include "base/text.h"
+#include "json_number.h"
 #include "ops/noise.h"
 
 namespace diffuse {
@@ -33,8 +34,7 @@ std::vector<double> values_of(const at::Tensor& t) {
 /// Numbers that JSON does not have (a network gone astray) are null.
 nlohmann::ordered_json list_json(const at::Tensor& t) {
   auto out = nlohmann::ordered_json::array();
-  for (const double value : values_of(t))
-    out.push_back(std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json());
+  for (const double value : values_of(t)) out.push_back(number_or_null(value));
   return out;
 }
 
@@ -100,28 +100,26 @@ Validator::AtLevel Validator::at_level(const ValidationLevel& level,
   for (int64_t first = 0; first < n; first += batch) {
     const int64_t size = std::min(batch, n - first);
     const at::Tensor x0 = images_.x0.narrow(0, first, size).to(device);
-    const at::Tensor& labels = images_.labels;
-    const Network f = bind_network(
-        network_, weights, labels.defined() ? labels.narrow(0, first, size).to(device) : labels);
+    const Network f = images_.bind(network_, weights, first, size);
     const at::Tensor eps = at::empty_like(x0);
     fill_normal(eps, kSeed, Purpose::validate, static_cast<uint64_t>(level.number), first);
-    const Objective::Rows rows =
-        objective_.rows_of_points(std::vector<NoisePoint>(static_cast<size_t>(size), level.point));
-    const at::Tensor output = f(objective_.input(x0, eps, rows), rows.time);
+    const auto rows_at = [&](const NoisePoint& point) {
+      return objective_.rows_of_points(std::vector<NoisePoint>(static_cast<size_t>(size), point));
+    };
+    Objective::Rows rows = rows_at(level.point);
+    at::Tensor output = f(objective_.input(x0, eps, rows), rows.time);
     loss.push_back(objective_.loss(output, x0, eps, rows).weighted.to(at::kDouble).cpu());
-    // At the very log SNR of the grid, so that runs on other chains can be held against this one;
-    // `mu` is known at steps alone.
-    NoisePoint exact = level.point;
-    if (config_.diffusion.target.name() != "mu")
-      exact = {.level = objective_.process().level_at(level.logsnr)};
-    const Objective::Rows there =
-        objective_.rows_of_points(std::vector<NoisePoint>(static_cast<size_t>(size), exact));
-    const at::Tensor f_hat =
-        objective_.split(f(objective_.input(x0, eps, there), there.time)).first;
+    // At the very log SNR of the grid, so that runs on other chains can be held against this one:
+    // in continuous time that is the level which is trained. `mu` is known at steps alone.
+    Level l = level.point.level;
+    if (!objective_.process().continuous() && config_.diffusion.target.name() != "mu") {
+      l = objective_.process().level_at(level.logsnr);
+      rows = rows_at({.level = l});
+      output = f(objective_.input(x0, eps, rows), rows.time);
+    }
     // eps_hat - eps = -(alpha / sigma) c_out (F - F*)
-    const Level& l = exact.level;
     const double scale = l.alpha / l.sigma * config_.diffusion.target(l).c_out;
-    const at::Tensor error = f_hat.sub(objective_.target(x0, eps, there));
+    const at::Tensor error = objective_.split(output).first.sub(objective_.target(x0, eps, rows));
     mse_eps.push_back(at::mean(at::square(error), {1, 2, 3}).to(at::kDouble).cpu() * scale * scale);
   }
   return {.loss = at::cat(loss), .mse_eps = at::cat(mse_eps)};
@@ -130,7 +128,7 @@ Validator::AtLevel Validator::at_level(const ValidationLevel& level,
 std::vector<std::pair<std::string, double>> Validator::run(const TrainState& state) const {
   const at::NoGradGuard no_grad;
   const bool raw = config_.sample.weights == WeightSet::raw;
-  const Weights weights = network_.layout().views(raw ? state.params.flat() : state.ema);
+  const Weights weights = weights_of(state, network_, config_.sample.weights);
   const int64_t n = images_.x0.size(0);
   const int64_t batch = images_at_once(config_.data.shape(), config_.sample.batch, n);
 

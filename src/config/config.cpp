@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "base/device.h"
 #include "base/text.h"
@@ -120,10 +121,9 @@ void check_training(const Config& c, std::vector<Finding>& out) {
 }
 
 /// Importance sampling begins when every level has been drawn ten times.
-void check_importance(const Config& c, std::vector<Finding>& out) {
-  const bool broken = std::any_of(out.begin(), out.end(), [](const Finding& f) { return f.error; });
-  if (broken || !needs_history(c.diffusion.time_sampler)) return;
-  const auto bins = static_cast<double>(make_process(c.diffusion).bins());
+void check_importance(const Config& c, const Process& process, std::vector<Finding>& out) {
+  if (!needs_history(c.diffusion.time_sampler)) return;
+  const auto bins = static_cast<double>(process.bins());
   // The coupon collector's ten sets: T (ln T + 9 ln ln T) draws, Erdos & Renyi 1961.
   const double warm_up =
       bins > 3 ? bins * (std::log(bins) + 9 * std::log(std::log(bins))) : 10 * bins;
@@ -184,9 +184,11 @@ std::vector<Finding> check(const Config& config) {
     check_model(config, out);
   }
   check_training(config, out);
-  check_importance(config, out);
   const bool broken = std::any_of(out.begin(), out.end(), [](const Finding& f) { return f.error; });
-  const bool continuous = !broken && make_process(config.diffusion).continuous();
+  std::optional<Process> process;  // none where the config describes none
+  if (!broken) process = make_process(config.diffusion);
+  if (process) check_importance(config, *process, out);
+  const bool continuous = process && process->continuous();
   if (config.sample.steps && *config.sample.steps < config.diffusion.steps &&
       config.diffusion.variance.name() == "learned" && config.sample.sampler.name() == "ddpm")
     out.push_back({.error = false,

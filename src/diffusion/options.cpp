@@ -253,7 +253,6 @@ std::vector<Finding> check(const DiffusionOptions& options) {
   // With SNR_T above 0.01 the start of sampling (pure noise) is not what the last step was trained
   // on.
   const double terminal = chain.snr(chain.steps() - 1);
-  const bool has_time = options.schedule(options.steps).continuous.has_value();
   bool unrescaled = false;
   if (const auto* linear = options.schedule.options<LinearSchedule>())
     unrescaled = !linear->rescale;
@@ -265,8 +264,9 @@ std::vector<Finding> check(const DiffusionOptions& options) {
         unrescaled ? "unrescaled-beta" : "terminal-snr",
         "the last step still holds signal (SNR " + significant(terminal, 4) +
             "), but sampling starts from pure noise; " +
-            (has_time     ? std::string("change the schedule's noisy end (beta_max, "
-                                        "sigma_max, logsnr_min), or lower logsnr_shift")
+            (process->has_continuous_schedule()
+                 ? std::string("change the schedule's noisy end (beta_max, "
+                               "sigma_max, logsnr_min), or lower logsnr_shift")
              : unrescaled ? "betas that are published for 1000 steps need rescale: true at " +
                                 std::to_string(options.steps) +
                                 ", or use zero_terminal_snr: true with target: velocity"

@@ -33,6 +33,8 @@ class Process {
 
   const Chain& chain() const { return chain_; }
   bool continuous() const { return options_.continuous; }
+  /// Whether the schedule is continuous, also where a chain of it is trained.
+  bool has_continuous_schedule() const { return schedule_.has_value(); }
   Path path() const { return options_.path; }
 
   /// The level of u in [0, 1), which is uniform in training, from clean to noisy.

@@ -154,27 +154,31 @@ const TimeSampler::Table& time_samplers() {
 bool needs_history(const TimeSampler& sampler) { return sampler.name() == "importance"; }
 
 TimeDraw::TimeDraw(TimeSampler sampler, std::vector<double> edges)
-    : sampler_(std::move(sampler)),
-      edges_(std::move(edges)),
-      fixed_(sampler_(ProposalQuery{.edges = edges_, .history = nullptr})) {}
+    : sampler_(std::move(sampler)), edges_(std::move(edges)), fixed_(drawable(nullptr)) {}
+
+TimeDraw::Drawable TimeDraw::drawable(const LossHistory* history) const {
+  Drawable out{.proposal = sampler_(ProposalQuery{edges_, history}), .cumulative = {}};
+  const std::vector<double>& probability = out.proposal.probability;
+  out.cumulative.resize(probability.size());
+  std::partial_sum(probability.begin(), probability.end(), out.cumulative.begin());
+  return out;
+}
 
 std::vector<double> TimeDraw::probabilities(const LossHistory* history) const {
   const auto n = edges_.size() - 1;
-  const Proposal now = history ? sampler_(ProposalQuery{edges_, history}) : fixed_;
+  const Proposal now = history ? drawable(history).proposal : fixed_.proposal;
   return now.probability.empty() ? std::vector<double>(n, 1 / static_cast<double>(n))
                                  : now.probability;
 }
 
 std::vector<Time> TimeDraw::operator()(const TimeQuery& q, const LossHistory* history) const {
   const auto bins = static_cast<double>(edges_.size() - 1);
-  const Proposal now =
-      needs_history(sampler_) ? sampler_(ProposalQuery{edges_, history}) : Proposal{};
-  const Proposal& proposal = needs_history(sampler_) ? now : fixed_;
+  const bool adaptive = needs_history(sampler_);
+  const Drawable now = adaptive ? drawable(history) : Drawable{};
+  const auto& [proposal, cumulative] = adaptive ? now : fixed_;
   const auto stream = [&](int64_t position) {
     return Stream{q.seed, Purpose::timestep, q.step, static_cast<uint64_t>(position)};
   };
-  std::vector<double> cumulative(proposal.probability.size());
-  std::partial_sum(proposal.probability.begin(), proposal.probability.end(), cumulative.begin());
   const double start = proposal.stratified ? random_uniform(stream(0)) : 0;
   std::vector<Time> out(static_cast<size_t>(q.batch));
   for (int64_t i = 0; i < q.batch; ++i) {

@@ -69,9 +69,15 @@ class TimeDraw {
   std::vector<double> probabilities(const LossHistory* history = nullptr) const;
 
  private:
+  struct Drawable {
+    Proposal proposal;
+    std::vector<double> cumulative;  // of its probabilities
+  };
+  Drawable drawable(const LossHistory* history) const;
+
   TimeSampler sampler_;
   std::vector<double> edges_;
-  Proposal fixed_;
+  Drawable fixed_;  // without a history
 };
 
 }  // namespace diffuse

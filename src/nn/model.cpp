@@ -15,16 +15,19 @@ namespace {
 
 constexpr int64_t kFeatures = 128;
 
-/// Frequencies N(0, 1) and phases U(0, 1), the same in every model; the first feature is constant.
-std::vector<at::Tensor> fourier(const at::Tensor& like) {
-  std::vector<float> frequency, phase;
-  for (int64_t i = 0; i < kFeatures; ++i) {
-    const Stream stream{0, Purpose::init, 1, static_cast<uint64_t>(i)};
-    frequency.push_back(i == 0 ? 0 : random_normal4(stream, 0)[0]);
-    phase.push_back(i == 0 ? 0 : static_cast<float>(random_uniform(stream, 2)));
-  }
-  return {at::tensor(frequency, at::kFloat).to(like.device()),
-          at::tensor(phase, at::kFloat).to(like.device())};
+/// [2, kFeatures] float32 on the host: frequencies N(0, 1) and phases U(0, 1), the same in every
+/// model; the first feature is constant.
+const at::Tensor& fourier_features() {
+  static const at::Tensor features = [] {
+    std::vector<float> frequency, phase;
+    for (int64_t i = 0; i < kFeatures; ++i) {
+      const Stream stream{0, Purpose::init, 1, static_cast<uint64_t>(i)};
+      frequency.push_back(i == 0 ? 0 : random_normal4(stream, 0)[0]);
+      phase.push_back(i == 0 ? 0 : static_cast<float>(random_uniform(stream, 2)));
+    }
+    return at::stack({at::tensor(frequency, at::kFloat), at::tensor(phase, at::kFloat)});
+  }();
+  return features;
 }
 
 }  // namespace
@@ -85,7 +88,7 @@ at::Tensor Model::forward(const Weights& weights,
 at::Tensor Model::level_weight(const Weights& weights, const at::Tensor& logsnr) const {
   DIFFUSE_CHECK(has_level_weight());
   const at::Tensor& weight = weights[static_cast<size_t>(head_)];
-  const auto features = fourier(weight);
+  const at::Tensor features = fourier_features().to(weight.device());
   // ln(sigma / alpha) / 4; a step without signal has no finite one
   const at::Tensor noise = at::mul(at::clamp(logsnr, -40, 40), -0.125).unsqueeze(1);
   const at::Tensor angle =
