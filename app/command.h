@@ -37,6 +37,7 @@ Run add_inspect(CLI::App& app, const Context& context);
 Run add_schedule(CLI::App& app, const Context& context);
 Run add_explain(CLI::App& app, const Context& context);
 Run add_compare(CLI::App& app, const Context& context);
+Run add_bench(CLI::App& app, const Context& context);
 Run add_config(CLI::App& app, const Context& context);
 Run add_init(CLI::App& app, const Context& context);
 Run add_completion(CLI::App& app, const Context& context);

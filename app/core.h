@@ -84,10 +84,25 @@ struct EvaluateRequest {
   std::string svg;
 };
 
+struct BenchRequest {
+  GlobalOptions global;
+  Signals* signals = nullptr;
+  LoadedConfig loaded;
+  std::string config_path;  // as given
+  std::string git;          // commit of this build
+  std::string what;         // train, sample, kernels or data
+  int64_t blocks = 5;
+  std::optional<int64_t> steps;  // of a block of training; none: by time
+  int64_t count = 64;            // pictures of a block of sampling
+  bool wait = false;             // for a line of stdin before each block
+  bool json = false;
+};
+
 struct Core {
   int (*train)(const TrainRequest&);  // returns the exit code; throws Error
   int (*sample)(const SampleRequest&);
   int (*evaluate)(const EvaluateRequest&);
+  int (*bench)(const BenchRequest&);
 };
 
 /// Opens libdiffuse_core. Throws Error{device} with the remedy when LibTorch is not found.

@@ -31,6 +31,7 @@ constexpr Command kCommands[] = {
     {"schedule", add_schedule},
     {"explain", add_explain},
     {"compare", add_compare},
+    {"bench", add_bench},
     {"config", add_config},
     {"init", add_init},
     {"completion", add_completion},

@@ -18,6 +18,7 @@ extern "C" const diffuse::Core* diffuse_core() {
       .train = diffuse::run_train,
       .sample = diffuse::run_sample,
       .evaluate = diffuse::run_evaluate,
+      .bench = diffuse::run_bench,
   };
   return &core;
 }

@@ -13,7 +13,6 @@
 #include "config/yaml.h"
 #include "ops/noise.h"
 #include "samplers/sample.h"
-#include "train/autocast.h"
 
 namespace diffuse {
 namespace {
@@ -50,7 +49,14 @@ Model make_network(const Config& config, int64_t num_classes) {
   const bool weight = config.diffusion.learned_weight;
   if (config.data.are_points())
     return Model(config.mlp, shape[0], outputs * shape[0], num_classes, weight);
-  return Model(config.model, shape[0], outputs * shape[0], shape[1], shape[2], num_classes, weight);
+  return Model(config.model,
+               shape[0],
+               outputs * shape[0],
+               shape[1],
+               shape[2],
+               num_classes,
+               weight,
+               config.runtime.fused);
 }
 
 Config saved_config(const CheckpointInfo& info, const std::filesystem::path& checkpoint) {
@@ -186,8 +192,7 @@ bool draw_batches(const Model& network,
                           at::kLong)
                    .to(device);
     const Network f = [&](const at::Tensor& x, const at::Tensor& t) {
-      return with_autocast(
-          request.bf16, device, [&] { return network.forward(weights, x, t, labels, nullptr); });
+      return network.forward(weights, x, t, labels, nullptr, request.bf16);
     };
     const auto normal = [&](const at::Tensor& like, Purpose purpose, int64_t step) {
       at::Tensor noise = at::empty_like(like);

@@ -28,7 +28,7 @@ Model make_network(const Config& config, int64_t num_classes);
 /// The config that a checkpoint was written with. Throws Error{checkpoint}.
 Config saved_config(const CheckpointInfo& info, const std::filesystem::path& checkpoint);
 
-/// Whether to autocast to bfloat16: the config's wish where the device has the instructions, else
+/// Whether to compute in bfloat16: the config's wish where the device has the instructions, else
 /// float32 with a message. Also sets TF32 as asked.
 bool set_precision(Precision precision, at::Device device);
 

@@ -12,7 +12,6 @@
 
 #include "base/text.h"
 #include "diffusion/denoiser.h"
-#include "train/autocast.h"
 
 namespace diffuse {
 namespace {
@@ -128,7 +127,7 @@ std::string score_svg(const Config& config,
   const Chain chain = make_chain(config.diffusion);
   const at::Device device = weights.front().device();
   const Network f = [&](const at::Tensor& x, const at::Tensor& t) {
-    return with_autocast(bf16, device, [&] { return network.forward(weights, x, t, {}, nullptr); });
+    return network.forward(weights, x, t, {}, nullptr, bf16);
   };
   const Denoise denoise = make_denoiser(f, config.diffusion.target, /*clip=*/false);
   std::vector<PlanePanel> panels;

@@ -406,7 +406,8 @@ int run_session(Session& session) {
                          .batch = config.train.batch,
                          .micro_batch = config.train.micro_batch.value_or(config.train.batch),
                          .seed = info.seed,
-                         .bf16 = session.bf16};
+                         .bf16 = session.bf16,
+                         .fused = config.runtime.fused};
   std::unique_ptr<BatchSource> batches;
   if (data)
     batches =

@@ -155,6 +155,7 @@ void Config::fields(Fields& f) {
       .also_called({"optimizer", "optimiser"});
   f.section(train, "train", "length, batch and arithmetic of training")
       .also_called({"training", "trainer"});
+  f.section(runtime, "runtime", "how fast, not what").also_called({"performance", "backend"});
   f.section(validate, "validate", "measurements on held-out pictures during training")
       .also_called({"validation", "eval", "evaluation"});
   f.section(checkpoint, "checkpoint", "when checkpoints are written and kept")

@@ -25,6 +25,7 @@ struct Config {
   DiffusionOptions diffusion;
   OptimOptions optim;
   TrainOptions train;
+  RuntimeOptions runtime;
   ValidateOptions validate;
   CheckpointOptions checkpoint;
   SampleOptions sample;

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "nn/blocks.h"
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/add.h>
-#include <ATen/ops/addcmul.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/cat.h>
@@ -11,10 +9,8 @@
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/cos.h>
 #include <ATen/ops/embedding.h>
-#include <ATen/ops/group_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
-#include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/sin.h>
 #include <ATen/ops/upsample_nearest2d.h>
@@ -23,6 +19,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "ops/attention.h"
 
 namespace diffuse {
 namespace {
@@ -47,15 +44,23 @@ at::Tensor resized(const at::Tensor& x, ResBlock::Resize resize) {
 }  // namespace
 
 Linear Linear::build(
-    ParamLayout& layout, const std::string& name, int64_t in, int64_t out, bool zero) {
+    ParamLayout& layout, const std::string& name, int64_t in, int64_t out, bool zero, bool half) {
   Linear l;
-  l.weight = layout.add(name + ".weight", {out, in}, zero ? Init::constant(0) : fan_avg(in, out));
-  l.bias = layout.add(name + ".bias", {out}, Init::constant(0));
+  l.weight =
+      layout.add(name + ".weight", {out, in}, zero ? Init::constant(0) : fan_avg(in, out), half);
+  l.bias = layout.add(name + ".bias", {out}, Init::constant(0), half);
   return l;
 }
 
 at::Tensor Linear::operator()(const Weights& weights, const at::Tensor& x) const {
   return at::linear(x, weights[static_cast<size_t>(weight)], weights[static_cast<size_t>(bias)]);
+}
+
+at::Tensor Linear::of_pixels(const Pass& pass, const at::Tensor& x) const {
+  if (pass.fused)  // on the CPU faster than a matrix product
+    return at::conv2d(x, pass[weight].unsqueeze(-1).unsqueeze(-1), pass[bias]);
+  const at::Tensor rows = x.flatten(2).transpose(1, 2);
+  return (*this)(pass.weights, rows).transpose(1, 2).unflatten(2, {x.size(2), x.size(3)});
 }
 
 TimeEmbedder TimeEmbedder::build(ParamLayout& layout,
@@ -84,8 +89,9 @@ Conv Conv::build(
   const int64_t area = kernel * kernel;
   c.weight = b.layout.add(name + ".weight",
                           {out, in, kernel, kernel},
-                          zero ? Init::constant(0) : fan_avg(in * area, out * area));
-  c.bias = b.layout.add(name + ".bias", {out}, Init::constant(0));
+                          zero ? Init::constant(0) : fan_avg(in * area, out * area),
+                          true);
+  c.bias = b.layout.add(name + ".bias", {out}, Init::constant(0), true);
   c.padding = kernel / 2;
   return c;
 }
@@ -102,16 +108,12 @@ Norm Norm::build(Builder& b, const std::string& name, int64_t channels) {
   return n;
 }
 
-at::Tensor Norm::operator()(const Pass& pass, const at::Tensor& x) const {
-  // Wu & He 2018, "Group normalization".
-  return at::group_norm(
-      x, pass.options.norm_groups, pass[weight], pass[bias], pass.options.norm_eps);
-}
-
-at::Tensor Norm::silu(const Pass& pass, const at::Tensor& x) const {
-  at::Tensor h = (*this)(pass, x);
-  // Backward needs the input of SiLU; without it the buffer is free to reuse.
-  return at::GradMode::is_enabled() ? at::silu(h) : at::silu_(h);
+Normed Norm::operator()(const Pass& pass, const at::Tensor& x, NormLayer around) const {
+  around.groups = pass.options.norm_groups;
+  around.eps = pass.options.norm_eps;
+  around.weight = pass[weight];
+  around.bias = pass[bias];
+  return pass.fused ? norm_layer(x, around) : composed_norm_layer(x, around);
 }
 
 ResBlock ResBlock::build(Builder& b,
@@ -136,49 +138,52 @@ ResBlock ResBlock::build(Builder& b,
 }
 
 at::Tensor ResBlock::operator()(const Pass& pass, const at::Tensor& x) const {
-  // In place only on what a convolution or SiLU has just made: their backward does not need it.
-  at::Tensor h = conv1(pass, resized(norm1.silu(pass, x), resize));
-  const at::Tensor embedded = time(pass.weights, pass.embedding).unsqueeze(-1).unsqueeze(-1);
+  const Normed first = norm1(pass, x, {.silu = true});
+  const at::Tensor embedded = time(pass.weights, pass.embedding);
+  NormLayer around{.silu = true,
+                   .dropout = pass.options.dropout,
+                   .key = pass.options.dropout > 0 ? pass.dropout : nullptr,
+                   .dropout_block = dropout_block};
   if (pass.options.time_embedding == TimeEmbedding::add) {
-    h.add_(embedded);
-    h = norm2.silu(pass, h);
+    around.added = embedded;
   } else {
     // Dhariwal and Nichol 2021, section 3, "adaptive group normalization".
     const std::vector<at::Tensor> scale_shift = embedded.chunk(2, 1);
-    h = at::silu(at::addcmul(scale_shift[1], norm2(pass, h), at::add(scale_shift[0], 1)));
+    around.scale = scale_shift[0];
+    around.shift = scale_shift[1];
   }
-  if (pass.dropout != nullptr && pass.options.dropout > 0)
-    h.mul_(dropout_mask(h, pass.options.dropout, *pass.dropout, dropout_block));
-  h = conv2(pass, h);
-  const at::Tensor skip = resized(x, resize);
-  return h.add_(shortcut ? (*shortcut)(pass, skip) : skip);
+  // In place only on what a convolution has just made: its backward does not need it.
+  const at::Tensor h = norm2(pass, conv1(pass, resized(first.y, resize)), around).y;
+  const at::Tensor skip = resized(first.x, resize);
+  return conv2(pass, h).add_(shortcut ? (*shortcut)(pass, skip) : skip);
 }
 
 AttentionBlock AttentionBlock::build(Builder& b, const std::string& name, int64_t channels) {
   DIFFUSE_CHECK(channels % b.options.head_channels == 0);
   AttentionBlock a;
   a.norm = Norm::build(b, name + ".group_norm", channels);
-  a.query = Linear::build(b.layout, name + ".to_q", channels, channels);
-  a.key = Linear::build(b.layout, name + ".to_k", channels, channels);
-  a.value = Linear::build(b.layout, name + ".to_v", channels, channels);
-  a.out = Linear::build(b.layout, name + ".to_out.0", channels, channels, b.options.zero_init);
+  const auto linear = [&](const char* part, bool zero) {
+    return Linear::build(b.layout, name + part, channels, channels, zero, true);
+  };
+  a.query = linear(".to_q", false);
+  a.key = linear(".to_k", false);
+  a.value = linear(".to_v", false);
+  a.out = linear(".to_out.0", b.options.zero_init);
   return a;
 }
 
 at::Tensor AttentionBlock::operator()(const Pass& pass, const at::Tensor& x) const {
-  const int64_t n = x.size(0);
-  const int64_t channels = x.size(1);
-  const int64_t pixels = x.size(2) * x.size(3);
-  const int64_t head = pass.options.head_channels;
-  // One transposed copy here instead of one in each of the three projections.
-  const at::Tensor h = norm(pass, x).reshape({n, channels, pixels}).transpose(1, 2).contiguous();
-  const auto heads = [&](const Linear& projection) {
-    return projection(pass.weights, h).view({n, pixels, channels / head, head}).transpose(1, 2);
-  };
-  // softmax(Q K^T / sqrt(head)) V in each head: Vaswani et al. 2017, eq. 1.
-  const at::Tensor mixed = at::scaled_dot_product_attention(heads(query), heads(key), heads(value));
-  const at::Tensor y = out(pass.weights, mixed.transpose(1, 2).reshape({n, pixels, channels}));
-  return at::add(x, y.transpose(1, 2).view(x.sizes()));
+  const Normed normed = norm(pass, x, {});
+  // One transposed copy here, none of what is channels-last, instead of one in each projection.
+  const at::Tensor h = normed.y.contiguous(at::MemoryFormat::ChannelsLast);
+  const auto rows = [](const at::Tensor& map) { return map.flatten(2).transpose(1, 2); };
+  const at::Tensor mixed =
+      (pass.fused ? attention : composed_attention)(rows(query.of_pixels(pass, h)),
+                                                    rows(key.of_pixels(pass, h)),
+                                                    rows(value.of_pixels(pass, h)),
+                                                    pass.options.head_channels);
+  const at::Tensor map = mixed.transpose(1, 2).unflatten(2, {x.size(2), x.size(3)});
+  return at::add(normed.x, out.of_pixels(pass, map));
 }
 
 Resampler Resampler::build(

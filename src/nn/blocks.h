@@ -9,11 +9,11 @@
 
 #include "nn/params.h"
 #include "nn/unet_options.h"
-#include "ops/noise.h"
+#include "ops/group_norm.h"
 
 // The pieces of the U-Net: values that know the numbers of their parameters and are called with the
 // weights. Feature maps are [n, channels, height, width], of the weights' type, or bfloat16 under
-// autocast.
+// autocast or where the weights of convolutions and of attention are.
 
 namespace diffuse {
 
@@ -30,6 +30,7 @@ struct Pass {
   const Weights& weights;
   const UNetOptions& options;
   const DropoutKey* dropout;  // null: none
+  bool fused;                 // channels-last, with the kernels of ops/
   at::Tensor
       embedding;  // [n, embedding], after the activation: every residual block starts with it
 
@@ -41,10 +42,16 @@ struct Linear {
   int64_t weight = -1;  // [out, in]
   int64_t bias = -1;    // [out]
 
-  /// `zero`: starts at zero.
-  static Linear build(
-      ParamLayout& layout, const std::string& name, int64_t in, int64_t out, bool zero = false);
+  /// `zero`: starts at zero; `half`: ParamInfo::half.
+  static Linear build(ParamLayout& layout,
+                      const std::string& name,
+                      int64_t in,
+                      int64_t out,
+                      bool zero = false,
+                      bool half = false);
   at::Tensor operator()(const Weights& weights, const at::Tensor& x) const;
+  /// Of every pixel of a feature map [n, in, h, w]: [n, out, h, w].
+  at::Tensor of_pixels(const Pass& pass, const at::Tensor& x) const;
 };
 
 /// Two layers over the sinusoids of the time, plus one learned row for each class.
@@ -88,9 +95,8 @@ struct Norm {
   int64_t bias = -1;    // [channels]
 
   static Norm build(Builder& b, const std::string& name, int64_t channels);
-  at::Tensor operator()(const Pass& pass, const at::Tensor& x) const;
-  /// Followed by SiLU.
-  at::Tensor silu(const Pass& pass, const at::Tensor& x) const;
+  /// With what `around` has around it; its other members are set here.
+  Normed operator()(const Pass& pass, const at::Tensor& x, NormLayer around) const;
 };
 
 /// Norm, SiLU, (resize,) conv, time embedding, norm, SiLU, dropout, conv, around a skip connection:

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "nn/autocast.h"
 
 namespace diffuse {
 
@@ -43,7 +44,10 @@ at::Tensor Mlp::forward(const Weights& weights,
                         const at::Tensor& x,
                         const at::Tensor& t,
                         const at::Tensor& labels,
-                        const DropoutKey* dropout) const {
+                        const DropoutKey* dropout,
+                        bool bf16) const {
+  if (bf16)
+    return with_autocast(x.device(), [&] { return forward(weights, x, t, labels, dropout); });
   DIFFUSE_CHECK(x.dim() == 4 && x.size(1) == in_channels_ && x.size(2) == 1 && x.size(3) == 1);
   DIFFUSE_CHECK(t.dim() == 1 && t.size(0) == x.size(0));
   DIFFUSE_CHECK(labels.defined() == (num_classes_ > 0));

@@ -32,13 +32,14 @@ class Mlp {
 
   /// x [n, in_channels, 1, 1], float32 or float64 like the weights; t [n], the chain index (any
   /// real number); labels [n] int64 in [0, num_classes), undefined exactly when there are no
-  /// classes; dropout: null for evaluation. Returns [n, out_channels, 1, 1], contiguous; of type
-  /// bfloat16 under bfloat16 autocast.
+  /// classes; dropout: null for evaluation; bf16: matrix products in bfloat16. Returns [n,
+  /// out_channels, 1, 1], contiguous; of type bfloat16 with `bf16`.
   at::Tensor forward(const Weights& weights,
                      const at::Tensor& x,
                      const at::Tensor& t,
                      const at::Tensor& labels,
-                     const DropoutKey* dropout) const;
+                     const DropoutKey* dropout,
+                     bool bf16 = false) const;
 
  private:
   struct Layer {

@@ -44,7 +44,8 @@ Model::Model(const UNetOptions& options,
              int64_t height,
              int64_t width,
              int64_t num_classes,
-             bool learned_weight)
+             bool learned_weight,
+             bool fused)
     : network_(std::in_place_type<UNet>,
                options,
                in_channels,
@@ -52,6 +53,7 @@ Model::Model(const UNetOptions& options,
                height,
                width,
                num_classes,
+               fused,
                head(learned_weight)) {}
 
 Model::Model(const MlpOptions& options,
@@ -79,9 +81,10 @@ at::Tensor Model::forward(const Weights& weights,
                           const at::Tensor& x,
                           const at::Tensor& t,
                           const at::Tensor& labels,
-                          const DropoutKey* dropout) const {
+                          const DropoutKey* dropout,
+                          bool bf16) const {
   return std::visit(
-      [&](const auto& network) { return network.forward(weights, x, t, labels, dropout); },
+      [&](const auto& network) { return network.forward(weights, x, t, labels, dropout, bf16); },
       network_);
 }
 

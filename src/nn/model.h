@@ -23,7 +23,8 @@ class Model {
         int64_t height,
         int64_t width,
         int64_t num_classes,
-        bool learned_weight = false);
+        bool learned_weight = false,
+        bool fused = false);
   /// See Mlp.
   Model(const MlpOptions& options,
         int64_t in_channels,
@@ -40,7 +41,8 @@ class Model {
                      const at::Tensor& x,
                      const at::Tensor& t,
                      const at::Tensor& labels,
-                     const DropoutKey* dropout) const;
+                     const DropoutKey* dropout,
+                     bool bf16 = false) const;
 
   bool has_level_weight() const { return head_ >= 0; }
   /// u [n] of logsnr [n]: the log of the loss that is expected there (Karras et al. 2024, EDM2:

@@ -33,7 +33,7 @@ void fill_initial(const ParamInfo& info, const Stream& stream, float* out) {
 
 }  // namespace
 
-int64_t ParamLayout::add(std::string name, std::vector<int64_t> shape, Init init) {
+int64_t ParamLayout::add(std::string name, std::vector<int64_t> shape, Init init, bool half) {
   DIFFUSE_CHECK(flat_size_ == 0);
   ParamInfo info;
   info.name = std::move(name);
@@ -44,6 +44,7 @@ int64_t ParamLayout::add(std::string name, std::vector<int64_t> shape, Init init
   DIFFUSE_CHECK(info.size > 0 && info.size <= int64_t{1} << 34);
   info.shape = std::move(shape);
   info.init = init;
+  info.half = half;
   infos_.push_back(std::move(info));
   return static_cast<int64_t>(infos_.size()) - 1;
 }
@@ -68,12 +69,36 @@ int64_t ParamLayout::count() const {
   return sum;
 }
 
-Weights ParamLayout::views(const at::Tensor& flat) const {
+Weights ParamLayout::views(const at::Tensor& flat) const { return views_of(flat, channels_last_); }
+
+at::Tensor ParamLayout::to_row_major(const at::Tensor& flat) const {
+  if (!channels_last_) return flat;
+  at::Tensor out = at::zeros_like(flat);
+  const Weights from = views_of(flat, true), to = views_of(out, false);
+  for (size_t i = 0; i < from.size(); ++i) to[i].copy_(from[i]);
+  return out;
+}
+
+at::Tensor ParamLayout::from_row_major(const at::Tensor& flat) const {
+  if (!channels_last_) return flat;
+  at::Tensor out = at::zeros_like(flat);
+  const Weights from = views_of(flat, false), to = views_of(out, true);
+  for (size_t i = 0; i < from.size(); ++i) to[i].copy_(from[i]);
+  return out;
+}
+
+Weights ParamLayout::views_of(const at::Tensor& flat, bool channels_last) const {
   DIFFUSE_CHECK(flat.dim() == 1 && flat.size(0) == flat_size_ && flat.is_contiguous());
   Weights out;
   out.reserve(infos_.size());
-  for (const ParamInfo& info : infos_)
-    out.push_back(flat.narrow(0, info.offset, info.size).view(info.shape));
+  for (const ParamInfo& info : infos_) {
+    const at::Tensor part = flat.narrow(0, info.offset, info.size);
+    const std::vector<int64_t>& s = info.shape;
+    if (channels_last && s.size() == 4)
+      out.push_back(part.view({s[0], s[2], s[3], s[1]}).permute({0, 3, 1, 2}));
+    else
+      out.push_back(part.view(s));
+  }
   return out;
 }
 
@@ -87,7 +112,7 @@ at::Tensor ParamLayout::initial(uint64_t seed) const {
     else
       fill_initial(info, Stream{seed, Purpose::init, 0, i}, data + info.offset);
   }
-  return flat;
+  return from_row_major(flat);
 }
 
 Params::Params(const ParamLayout& layout, at::Tensor flat)

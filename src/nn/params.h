@@ -28,6 +28,7 @@ struct ParamInfo {
   int64_t size = 0;            // elements
   int64_t offset = 0;          // elements from the start of the flat buffer
   bool decay = false;          // weight matrices and kernels; not norms and biases
+  bool half = false;           // read as bfloat16 by a network that computes in it
   Init init;
 };
 
@@ -40,9 +41,13 @@ using Weights = std::vector<at::Tensor>;
 /// this layout (weights, EMA, moments) can be the network's weights.
 class ParamLayout {
  public:
+  /// `channels_last`: kernels [out, in, height, width] lie in memory as [out, height, width, in],
+  /// which convolutions of channels-last feature maps read as they are.
+  explicit ParamLayout(bool channels_last = false) : channels_last_(channels_last) {}
+
   /// Registers a parameter; returns its number. Matrices and kernels (two and more dimensions) are
   /// decayed.
-  int64_t add(std::string name, std::vector<int64_t> shape, Init init);
+  int64_t add(std::string name, std::vector<int64_t> shape, Init init, bool half = false);
   /// Gives every parameter its offset; nothing can be added afterwards.
   void finalize();
 
@@ -51,14 +56,23 @@ class ParamLayout {
   int64_t decay_end() const { return decay_end_; }  // [0, decay_end) is the decayed part
   int64_t count() const;                            // real parameters, without padding
 
-  /// The tensors of a flat buffer of this layout, as views (no copy).
+  /// The tensors of a flat buffer of this layout, as views (no copy), of the shapes of infos().
   Weights views(const at::Tensor& flat) const;
+
+  /// The content of a flat buffer with every tensor in row-major order, as files have them: a new
+  /// buffer, or `flat` itself where that is its order; and the way back.
+  at::Tensor to_row_major(const at::Tensor& flat) const;
+  at::Tensor from_row_major(const at::Tensor& flat) const;
 
   /// A flat float32 CPU buffer of initial values: parameter number i draws from Stream{seed,
   /// Purpose::init, 0, i}, so the values depend on nothing else.
   at::Tensor initial(uint64_t seed) const;
 
  private:
+  /// Views of `flat`; `channels_last`: of kernels in that order.
+  Weights views_of(const at::Tensor& flat, bool channels_last) const;
+
+  bool channels_last_;
   std::vector<ParamInfo> infos_;
   int64_t flat_size_ = 0;
   int64_t decay_end_ = 0;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "nn/autocast.h"
 
 namespace diffuse {
 
@@ -18,12 +19,15 @@ UNet::UNet(const UNetOptions& options,
            int64_t height,
            int64_t width,
            int64_t num_classes,
+           bool fused,
            const std::function<void(ParamLayout&)>& more)
     : options_(options),
       in_channels_(in_channels),
       height_(height),
       width_(width),
-      num_classes_(num_classes) {
+      num_classes_(num_classes),
+      fused_(fused),
+      layout_(fused) {
   const auto levels = static_cast<int64_t>(options.channel_mult.size());
   DIFFUSE_CHECK(levels > 0 && options.blocks_per_level > 0);
   DIFFUSE_CHECK(height % (int64_t{1} << (levels - 1)) == 0 &&
@@ -97,14 +101,29 @@ at::Tensor UNet::forward(const Weights& weights,
                          const at::Tensor& x,
                          const at::Tensor& t,
                          const at::Tensor& labels,
-                         const DropoutKey* dropout) const {
+                         const DropoutKey* dropout,
+                         bool bf16) const {
+  if (!bf16) return forward_as_is(weights, x, t, labels, dropout);
+  if (!fused_)
+    return with_autocast(x.device(), [&] { return forward_as_is(weights, x, t, labels, dropout); });
+  Weights rounded = weights;
+  for (size_t i = 0; i < rounded.size(); ++i)
+    if (layout_.infos()[i].half) rounded[i] = weights[i].to(at::kBFloat16);
+  return forward_as_is(rounded, x, t, labels, dropout);
+}
+
+at::Tensor UNet::forward_as_is(const Weights& weights,
+                               const at::Tensor& x,
+                               const at::Tensor& t,
+                               const at::Tensor& labels,
+                               const DropoutKey* dropout) const {
   DIFFUSE_CHECK(x.dim() == 4 && x.size(1) == in_channels_ && x.size(2) == height_ &&
                 x.size(3) == width_);
   DIFFUSE_CHECK(t.dim() == 1 && t.size(0) == x.size(0));
   DIFFUSE_CHECK(labels.defined() == (num_classes_ > 0));
   DIFFUSE_CHECK(weights.size() == layout_.infos().size());
 
-  Pass pass{weights, options_, dropout, {}};
+  Pass pass{weights, options_, dropout, fused_, {}};
   const at::Tensor sinusoids =
       time_sinusoids(t,
                      options_.base_channels * options_.channel_mult.front(),
@@ -113,7 +132,8 @@ at::Tensor UNet::forward(const Weights& weights,
                      x.scalar_type());
   pass.embedding = at::silu(time_(weights, sinusoids, labels));
 
-  at::Tensor h = conv_in_(pass, x);
+  const at::ScalarType type = pass[conv_in_.weight].scalar_type();
+  at::Tensor h = conv_in_(pass, fused_ ? x.to(type).contiguous(at::MemoryFormat::ChannelsLast) : x);
   std::vector<at::Tensor> skips{h};
   for (const Level& level : down_) {
     for (size_t i = 0; i < level.blocks.size(); ++i) {
@@ -139,7 +159,7 @@ at::Tensor UNet::forward(const Weights& weights,
     }
     if (level.resampler) h = (*level.resampler)(pass, h);
   }
-  return conv_out_(pass, norm_out_.silu(pass, h));
+  return conv_out_(pass, norm_out_(pass, h, {.silu = true}).y).contiguous();
 }
 
 }  // namespace diffuse

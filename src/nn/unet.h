@@ -19,14 +19,16 @@ namespace diffuse {
 /// weights: forward takes any tensors of its layout, so raw and EMA weights are used in place.
 class UNet {
  public:
-  /// `num_classes` 0: no class embedding. The options must have no problems() for the size. `more`
-  /// may register parameters that belong to the model beside the network.
+  /// `num_classes` 0: no class embedding. The options must have no problems() for the size.
+  /// `fused`: channels-last, with the kernels of ops/, and bfloat16 without autocast. `more` may
+  /// register parameters that belong to the model beside the network.
   UNet(const UNetOptions& options,
        int64_t in_channels,
        int64_t out_channels,
        int64_t height,
        int64_t width,
        int64_t num_classes,
+       bool fused = false,
        const std::function<void(ParamLayout&)>& more = nullptr);
 
   const ParamLayout& layout() const { return layout_; }
@@ -35,15 +37,24 @@ class UNet {
 
   /// x [n, in_channels, height, width], float32 or float64 like the weights; t [n], the chain index
   /// (any real number); labels [n] int64 in [0, num_classes), undefined exactly when there are no
-  /// classes; dropout: null for evaluation. Returns [n, out_channels, height, width], contiguous;
-  /// of type bfloat16 under bfloat16 autocast.
+  /// classes; dropout: null for evaluation; bf16: convolutions and attention in bfloat16, sums and
+  /// norms in float32. Returns [n, out_channels, height, width], contiguous; of type bfloat16 with
+  /// `bf16`.
   at::Tensor forward(const Weights& weights,
                      const at::Tensor& x,
                      const at::Tensor& t,
                      const at::Tensor& labels,
-                     const DropoutKey* dropout) const;
+                     const DropoutKey* dropout,
+                     bool bf16 = false) const;
 
  private:
+  /// Without a cast that is not wanted.
+  at::Tensor forward_as_is(const Weights& weights,
+                           const at::Tensor& x,
+                           const at::Tensor& t,
+                           const at::Tensor& labels,
+                           const DropoutKey* dropout) const;
+
   struct Level {
     std::vector<ResBlock> blocks;
     std::vector<AttentionBlock> attention;  // one after each block, or none
@@ -55,6 +66,7 @@ class UNet {
   int64_t height_;
   int64_t width_;
   int64_t num_classes_;
+  bool fused_;
   ParamLayout layout_;
 
   Conv conv_in_;

@@ -4,6 +4,11 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "ops/adamw.h"
 #include "train/lr.h"
 
 namespace diffuse {
@@ -33,15 +38,26 @@ void add_to_tally(TrainState& state,
   tally[Tally::ema_initial].mul_(at::rsub(at::mul(ok, 1 - decay), 1.0));
 }
 
-}  // namespace
+/// The part of the flat buffers that one call of AdamW updates.
+struct Part {
+  int64_t begin, end;
+  double weight_decay;
+};
 
-void update(TrainState& state,
-            const ParamLayout& layout,
-            const OptimOptions& options,
-            int64_t steps,
-            const at::Tensor& loss,
-            const at::Tensor& loss_raw) {
-  const at::NoGradGuard no_grad;
+std::vector<Part> parts(const ParamLayout& layout, const OptimOptions& options) {
+  const int64_t size = layout.flat_size(), decayed = layout.decay_end();
+  if (options.decay_norms_and_biases || options.weight_decay == 0)
+    return {{0, size, options.weight_decay}};
+  return {{0, decayed, options.weight_decay}, {decayed, size, 0}};
+}
+
+/// The composed body.
+void update_composed(TrainState& state,
+                     const ParamLayout& layout,
+                     const OptimOptions& options,
+                     int64_t steps,
+                     const at::Tensor& loss,
+                     const at::Tensor& loss_raw) {
   const at::Tensor& grad = state.params.grad();
   const at::Tensor norm = at::linalg_vector_norm(grad);
   const at::Tensor bad =
@@ -78,19 +94,71 @@ void update(TrainState& state,
                       scale,
                       bad);
   };
-  const int64_t size = layout.flat_size();
-  if (options.decay_norms_and_biases || options.weight_decay == 0) {
-    adamw(0, size, options.weight_decay);
-  } else {
-    adamw(0, layout.decay_end(), options.weight_decay);
-    adamw(layout.decay_end(), size, 0);
-  }
+  for (const Part& part : parts(layout, options)) adamw(part.begin, part.end, part.weight_decay);
 
   const double decay = ema_decay(options, state.step + 1);
   // ema <- decay ema + (1 - decay) theta (Ho et al. 2020, appendix B); unchanged when the update
   // was skipped.
   state.ema.lerp_(state.params.flat(), at::mul(at::rsub(bad, 1.0), 1 - decay));
   add_to_tally(state, bad, loss, loss_raw, norm, decay);
+}
+
+/// The same on the CPU: one pass for the norm, one for the rest.
+void update_fused(TrainState& state,
+                  const ParamLayout& layout,
+                  const OptimOptions& options,
+                  int64_t steps,
+                  const at::Tensor& loss,
+                  const at::Tensor& loss_raw) {
+  // In float32 like the composed body's, so that a norm beyond its range counts as infinite.
+  const auto norm = static_cast<float>(norm_of(state.params.grad()));
+  const bool good = std::isfinite(norm) && std::isfinite(loss.item<float>());
+  const double decay = ema_decay(options, state.step + 1);
+  if (good) {
+    state.updates.add_(1);
+    // Pascanu et al. 2013, algorithm 1.
+    const double clip = options.grad_clip > 0 ? std::max(norm / options.grad_clip, 1.0) : 1.0;
+    for (const Part& part : parts(layout, options)) {
+      const auto of = [&](const at::Tensor& flat) {
+        return flat.narrow(0, part.begin, part.end - part.begin);
+      };
+      adamw_ema({.lr = learning_rate(options, state.step, steps),
+                 .beta1 = options.betas[0],
+                 .beta2 = options.betas[1],
+                 .eps = options.eps,
+                 .weight_decay = part.weight_decay,
+                 .updates = state.updates.item<float>(),
+                 .grad_scale = 1 / clip,
+                 .ema_decay = decay},
+                of(state.params.grad()),
+                of(state.params.flat()),
+                of(state.exp_avg),
+                of(state.exp_avg_sq),
+                of(state.ema));
+    }
+  }
+  add_to_tally(state,
+               at::full({}, good ? 0.0 : 1.0, at::kFloat),
+               loss,
+               loss_raw,
+               at::full({}, norm, at::kFloat),
+               decay);
+}
+
+}  // namespace
+
+void update(TrainState& state,
+            const ParamLayout& layout,
+            const OptimOptions& options,
+            int64_t steps,
+            const at::Tensor& loss,
+            const at::Tensor& loss_raw,
+            bool fused) {
+  const at::NoGradGuard no_grad;
+  if (fused && state.params.flat().is_cpu())
+    update_fused(state, layout, options, steps, loss, loss_raw);
+  else
+    update_composed(state, layout, options, steps, loss, loss_raw);
 }
 
 }  // namespace diffuse

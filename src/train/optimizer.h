@@ -12,11 +12,14 @@ namespace diffuse {
 /// and the tally, all on the device. `loss` and `loss_raw` are 0-dim tensors of the global batch.
 /// When the loss or the norm is not finite nothing but the tally changes. `steps` is the length of
 /// the run, for the learning rate.
+/// `fused`: in one pass over memory where there is a kernel for it, else of LibTorch's operators;
+/// equal up to rounding.
 void update(TrainState& state,
             const ParamLayout& layout,
             const OptimOptions& options,
             int64_t steps,
             const at::Tensor& loss,
-            const at::Tensor& loss_raw);
+            const at::Tensor& loss_raw,
+            bool fused);
 
 }  // namespace diffuse

@@ -85,6 +85,15 @@ void TrainOptions::fields(Fields& f) {
       .also_called({"accelerator", "gpu"});
 }
 
+void RuntimeOptions::fields(Fields& f) {
+  f(fused,
+    "fused",
+    "the program's own kernels where there are; false: LibTorch's operators alone, the same "
+    "numbers up to rounding")
+      .free_on_resume()
+      .also_called({"fuse", "kernels", "compile", "channels_last"});
+}
+
 void ValidateOptions::fields(Fields& f) {
   f(every_steps,
     "every_steps",

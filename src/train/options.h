@@ -39,6 +39,12 @@ struct TrainOptions {
   void fields(Fields& f);
 };
 
+/// Config section `runtime`: how fast, not what.
+struct RuntimeOptions {
+  bool fused = true;
+  void fields(Fields& f);
+};
+
 /// Config section `validate`.
 struct ValidateOptions {
   int64_t every_steps = 0;  // 0: never

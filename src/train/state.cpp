@@ -18,7 +18,7 @@ constexpr const char* kExpAvg = "exp_avg.";
 constexpr const char* kExpAvgSq = "exp_avg_sq.";
 constexpr const char* kHistory = "history.safetensors";
 
-/// The tensors of a flat CPU buffer as views of bytes, named prefix + parameter name.
+/// The tensors of a row-major flat CPU buffer as views of bytes, named prefix + parameter name.
 void add_views(std::vector<TensorView>& out,
                const ParamLayout& layout,
                const at::Tensor& flat,
@@ -32,7 +32,7 @@ void add_views(std::vector<TensorView>& out,
          .bytes = std::as_bytes(std::span(data + info.offset, static_cast<size_t>(info.size)))});
 }
 
-/// Copies prefix + name of every parameter from `file` into the flat CPU buffer.
+/// Copies prefix + name of every parameter from `file` into the flat CPU buffer, row-major.
 void read_views(const SafetensorsFile& file,
                 const std::string& path,
                 const ParamLayout& layout,
@@ -131,10 +131,10 @@ std::filesystem::path save_state(const std::filesystem::path& folder,
                                  const ParamLayout& layout,
                                  const CheckpointInfo& info,
                                  bool verify_after_write) {
-  const at::Tensor model = state.params.flat().cpu();
-  const at::Tensor ema = state.ema.cpu();
-  const at::Tensor exp_avg = state.exp_avg.cpu();
-  const at::Tensor exp_avg_sq = state.exp_avg_sq.cpu();
+  const at::Tensor model = layout.to_row_major(state.params.flat().cpu());
+  const at::Tensor ema = layout.to_row_major(state.ema.cpu());
+  const at::Tensor exp_avg = layout.to_row_major(state.exp_avg.cpu());
+  const at::Tensor exp_avg_sq = layout.to_row_major(state.exp_avg_sq.cpu());
   const at::Tensor tally = state.tally.cpu();
 
   std::vector<CheckpointFile> files(5);
@@ -201,9 +201,9 @@ void load_state(const std::filesystem::path& checkpoint,
   expect_tensors(optim, path.string(), 2 * layout.infos().size());
   const at::Tensor flat = at::zeros({layout.flat_size()}, at::kFloat);
   read_views(optim, path.string(), layout, flat, kExpAvg);
-  state.exp_avg.copy_(flat);
+  state.exp_avg.copy_(layout.from_row_major(flat));
   read_views(optim, path.string(), layout, flat, kExpAvgSq);
-  state.exp_avg_sq.copy_(flat);
+  state.exp_avg_sq.copy_(layout.from_row_major(flat));
 
   if (state.history.bins() > 0) read_history(checkpoint / kHistory, state.history);
   reading(checkpoint, [&](const nlohmann::json& json) {
@@ -225,7 +225,7 @@ at::Tensor load_weights(const std::filesystem::path& file, const ParamLayout& la
   expect_tensors(tensors, file.string(), layout.infos().size());
   at::Tensor flat = at::zeros({layout.flat_size()}, at::kFloat);
   read_views(tensors, file.string(), layout, flat, "");
-  return flat;
+  return layout.from_row_major(flat);
 }
 
 }  // namespace diffuse

@@ -7,7 +7,6 @@
 #include <string>
 
 #include "ops/noise.h"
-#include "train/autocast.h"
 #include "train/optimizer.h"
 
 namespace diffuse {
@@ -83,10 +82,8 @@ bool train(TrainState& state,
       // Ho et al. 2020, algorithm 1: x0 ~ q, t, eps ~ N(0, I), gradient step on |F* - F(z_t, t)|^2.
       const at::Tensor input = setup.objective.input(rows.x0, rows.eps, levels);
       const DropoutKey dropout{setup.seed, step, first};
-      const at::Tensor output = with_autocast(setup.bf16, device, [&] {
-        return setup.network.forward(
-            state.params.weights(), input, levels.time, rows.labels, &dropout);
-      });
+      const at::Tensor output = setup.network.forward(
+          state.params.weights(), input, levels.time, rows.labels, &dropout, setup.bf16);
       const Objective::Loss part = setup.objective.loss(output, rows.x0, rows.eps, levels);
       at::Tensor weighted = part.weighted;
       if (setup.network.has_level_weight()) {  // exp(-u) of the error + u: Karras et al. 2024
@@ -109,7 +106,7 @@ bool train(TrainState& state,
       for (int64_t i = 0; i < setup.batch; ++i)
         state.history.add(times[static_cast<size_t>(i)].bin, all.const_data_ptr<double>()[i]);
     }
-    update(state, setup.network.layout(), setup.optim, setup.steps, loss, loss_raw);
+    update(state, setup.network.layout(), setup.optim, setup.steps, loss, loss_raw, setup.fused);
     ++state.step;
     state.images_seen += setup.batch;
 

@@ -26,7 +26,8 @@ struct TrainSetup {
   int64_t batch = 0;        // global
   int64_t micro_batch = 0;  // at most `batch`
   uint64_t seed = 0;
-  bool bf16 = false;  // autocast
+  bool bf16 = false;  // see UNet::forward
+  bool fused = true;  // see update()
 };
 
 /// Periodic work, run after a step when due(step) says so, in the order of the list.

@@ -155,6 +155,7 @@ TEST(CommandLine, Help) {
                                                {"schedule"},
                                                {"explain"},
                                                {"compare"},
+                                               {"bench"},
                                                {"config"},
                                                {"config", "schema"},
                                                {"config", "defaults"},

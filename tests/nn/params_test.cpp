@@ -13,8 +13,8 @@
 namespace diffuse {
 namespace {
 
-ParamLayout small_layout() {
-  ParamLayout layout;
+ParamLayout small_layout(bool channels_last = false) {
+  ParamLayout layout(channels_last);
   layout.add("a.weight", {3, 5}, Init::uniform(0.5));
   layout.add("a.bias", {3}, Init::constant(0));
   layout.add("n.weight", {17}, Init::constant(1));
@@ -123,6 +123,19 @@ TEST(Params, BackwardAccumulatesIntoTheFlatGradient) {
   EXPECT_EQ(before, after);
   params.grad().zero_();
   EXPECT_EQ(params.weights()[3].grad().abs().sum().item<float>(), 0);
+}
+
+TEST(ParamLayout, ChannelsLastIsAnotherOrderOfTheSameValues) {
+  const ParamLayout plain = small_layout(), last = small_layout(true);
+  EXPECT_EQ(plain.flat_size(), last.flat_size());
+  const at::Tensor a = plain.initial(3), b = last.initial(3);
+  const Weights in_a = plain.views(a), in_b = last.views(b);
+  for (size_t i = 0; i < in_a.size(); ++i) EXPECT_TRUE(at::equal(in_a[i], in_b[i])) << i;
+  EXPECT_TRUE(in_b[3].is_contiguous(at::MemoryFormat::ChannelsLast));
+  EXPECT_FALSE(at::equal(a, b));
+  EXPECT_TRUE(at::equal(last.to_row_major(b), a));
+  EXPECT_TRUE(at::equal(last.from_row_major(a), b));
+  EXPECT_TRUE(plain.to_row_major(a).is_same(a));  // nothing to do
 }
 
 TEST(Params, AnUpdateOfTheBufferIsSeenByTheLeaves) {

@@ -3,13 +3,14 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <ATen/autocast_mode.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <functional>
 #include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "io/safetensors.h"
@@ -79,8 +80,8 @@ UNetOptions options_of(const Case& c) {
   return o;
 }
 
-UNet network_of(const Case& c) {
-  return {options_of(c), c.channels, c.channels, c.height, c.width, c.classes};
+UNet network_of(const Case& c, bool fused) {
+  return {options_of(c), c.channels, c.channels, c.height, c.width, c.classes, fused};
 }
 
 std::vector<Case> cases() {
@@ -141,7 +142,11 @@ std::vector<Case> cases() {
   return out;
 }
 
-class Diffusers : public testing::TestWithParam<Case> {};
+class Diffusers : public testing::TestWithParam<std::tuple<Case, bool>> {
+ protected:
+  const Case& one() const { return std::get<0>(GetParam()); }
+  UNet network() const { return network_of(one(), std::get<1>(GetParam())); }
+};
 
 /// The fixture's weights as a flat buffer of the network's layout.
 at::Tensor flat_weights(const UNet& net, const SafetensorsFile& file) {
@@ -153,8 +158,8 @@ at::Tensor flat_weights(const UNet& net, const SafetensorsFile& file) {
 }
 
 TEST_P(Diffusers, HasTheSameParameters) {
-  const SafetensorsFile file = fixture(GetParam().name);
-  const UNet net = network_of(GetParam());
+  const SafetensorsFile file = fixture(one().name);
+  const UNet net = network();
   size_t theirs = 0;
   for (const TensorView& t : file.tensors()) theirs += t.name.starts_with("weights.");
   EXPECT_EQ(net.layout().infos().size(), theirs);
@@ -165,10 +170,11 @@ TEST_P(Diffusers, HasTheSameParameters) {
   }
 }
 
-// In float64 two ways to the same numbers differ by some hundred roundings of 1.1e-16.
+// In float64 two ways to the same numbers differ by some hundred roundings of 1.1e-16; gradients
+// that are 0 (biases before a norm of one channel) by as many of the numbers that cancel.
 TEST_P(Diffusers, SameOutputAndGradientsInFloat64) {
-  const SafetensorsFile file = fixture(GetParam().name);
-  const UNet net = network_of(GetParam());
+  const SafetensorsFile file = fixture(one().name);
+  const UNet net = network();
   const Params params(net.layout(), flat_weights(net, file).to(at::kDouble));
   const at::Tensor x = read(file, "x").to(at::kDouble).set_requires_grad(true);
   const at::Tensor output =
@@ -182,7 +188,7 @@ TEST_P(Diffusers, SameOutputAndGradientsInFloat64) {
     const std::string& name = net.layout().infos()[i].name;
     const at::Tensor expected = read(file, "grad." + name);  // rounded to float32
     EXPECT_TRUE(
-        close(params.weights()[i].grad(), expected, 0x1p-24, 1e-12 * largest(expected) + 1e-14))
+        close(params.weights()[i].grad(), expected, 0x1p-24, 1e-12 * largest(expected) + 1e-13))
         << name;
   }
 }
@@ -191,8 +197,8 @@ TEST_P(Diffusers, SameOutputAndGradientsInFloat64) {
 // errors of 2^-24 sqrt(40 * 100), and a factor of four for the largest of some hundred values and
 // two sides.
 TEST_P(Diffusers, SameOutputInFloat32) {
-  const SafetensorsFile file = fixture(GetParam().name);
-  const UNet net = network_of(GetParam());
+  const SafetensorsFile file = fixture(one().name);
+  const UNet net = network();
   const at::NoGradGuard no_grad;
   const at::Tensor output = net.forward(net.layout().views(flat_weights(net, file)),
                                         read(file, "x"),
@@ -205,7 +211,68 @@ TEST_P(Diffusers, SameOutputInFloat32) {
   EXPECT_TRUE(close(output, expected, 0, 4 * std::sqrt(40 * 100) * 0x1p-24 * largest(expected)));
 }
 
-INSTANTIATE_TEST_SUITE_P(UNet, Diffusers, testing::ValuesIn(cases()), [](const auto& instance) {
+INSTANTIATE_TEST_SUITE_P(UNet,
+                         Diffusers,
+                         testing::Combine(testing::ValuesIn(cases()), testing::Bool()),
+                         [](const auto& instance) {
+                           return std::get<0>(instance.param).name +
+                                  (std::get<1>(instance.param) ? "_fused" : "");
+                         });
+
+struct Ran {
+  at::Tensor output;
+  std::vector<at::Tensor> gradients;  // of x, then of the weights
+};
+
+/// A forward and a backward pass with dropout.
+Ran run(const Case& c, bool fused, at::ScalarType type, bool bf16 = false) {
+  UNetOptions options = options_of(c);
+  options.dropout = 0.2;
+  options.zero_init = false;
+  const UNet net(options, c.channels, c.channels, c.height, c.width, c.classes, fused);
+  const Params params(net.layout(), net.layout().initial(4).to(type));
+  at::manual_seed(1);
+  const at::Tensor x =
+      at::randn({3, c.channels, c.height, c.width}, at::kFloat).to(type).requires_grad_();
+  const at::Tensor g = at::randn({3, c.channels, c.height, c.width}, at::kFloat);
+  const at::Tensor labels = c.classes > 0 ? at::arange(3, at::kLong) % c.classes : at::Tensor();
+  const DropoutKey key{5, 6, 7};
+  const at::Tensor y =
+      net.forward(params.weights(), x, at::arange(3, at::kFloat) * 400, labels, &key, bf16);
+  (y * g.to(y.scalar_type())).sum().backward();
+  Ran out{.output = y.detach().to(at::kDouble), .gradients = {x.grad().to(at::kDouble)}};
+  for (const at::Tensor& w : params.weights()) out.gradients.push_back(w.grad().to(at::kDouble));
+  return out;
+}
+
+class Fused : public testing::TestWithParam<Case> {};
+
+/// Root of the summed squares of a - b, over all tensors.
+double distance(const Ran& a, const Ran& b) {
+  double sum = (a.output - b.output).square().sum().item<double>();
+  for (size_t i = 0; i < a.gradients.size(); ++i)
+    sum += (a.gradients[i] - b.gradients[i]).square().sum().item<double>();
+  return std::sqrt(sum);
+}
+
+// Both round, differently: the fused network is to be no further from float64 than twice the
+// composed one.
+void expect_as_near(const Ran& got, const Ran& composed, const Ran& exact) {
+  EXPECT_LE(distance(got, exact), 2 * distance(composed, exact));
+}
+
+TEST_P(Fused, IsAsNearToFloat64AsTheComposedNetwork) {
+  const Ran exact = run(GetParam(), false, at::kDouble);
+  expect_as_near(run(GetParam(), true, at::kFloat), run(GetParam(), false, at::kFloat), exact);
+}
+
+TEST_P(Fused, Bfloat16IsAsNearToFloat64AsAutocast) {
+  const Ran exact = run(GetParam(), false, at::kDouble);
+  expect_as_near(
+      run(GetParam(), true, at::kFloat, true), run(GetParam(), false, at::kFloat, true), exact);
+}
+
+INSTANTIATE_TEST_SUITE_P(UNet, Fused, testing::ValuesIn(cases()), [](const auto& instance) {
   return instance.param.name;
 });
 
@@ -354,30 +421,27 @@ TEST(ResBlock, DropoutMasksTheSecondConvolutionsInput) {
   const at::Tensor x = at::linspace(-1, 3, 2 * 60, at::kDouble).view({2, 4, 5, 3});
   const at::Tensor embedding = at::ones({2, 3}, at::kDouble);
   const DropoutKey key{1, 2, 3};
-  const at::Tensor full = second({w, options, nullptr, embedding}, x) - x;
-  const at::Tensor dropped = second({w, options, &key, embedding}, x) - x;
+  const at::Tensor full = second({w, options, nullptr, false, embedding}, x) - x;
+  const at::Tensor dropped = second({w, options, &key, false, embedding}, x) - x;
   const at::Tensor mask = dropout_mask(full, 0.4, key, second.dropout_block);
   EXPECT_GT(largest(full), 0.1);
   EXPECT_TRUE(close(dropped, full * mask, 0, 1e-14 * largest(x)));
 }
 
-// bfloat16 keeps 8 bits: each of some 40 layers adds 2^-9 relative, at random.
-TEST(UNet, RunsUnderBfloat16Autocast) {
+// bfloat16 keeps 8 bits: each of some 40 layers adds 2^-9 relative twice, at random.
+TEST(UNet, RunsInBfloat16) {
   const Small small;
-  const UNet net = small.net();
-  const Params params(net.layout(), net.layout().initial(1));
-  const at::Tensor exact = net.forward(params.weights(), small.x, small.t, {}, nullptr);
-  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
-  at::autocast::set_autocast_enabled(at::kCPU, true);
-  at::autocast::increment_nesting();
-  const at::Tensor y = net.forward(params.weights(), small.x, small.t, {}, nullptr);
-  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
-  at::autocast::set_autocast_enabled(at::kCPU, false);
-  EXPECT_EQ(y.scalar_type(), at::kBFloat16);
-  EXPECT_TRUE(close(y, exact, 0, 4 * std::sqrt(40) * 0x1p-9 * largest(exact)));
-  y.to(at::kFloat).sum().backward();
-  EXPECT_EQ(params.grad().scalar_type(), at::kFloat);
-  EXPECT_GT(largest(params.weights()[0].grad()), 0);
+  for (const bool fused : {false, true}) {
+    const UNet net(small.options, 1, 1, 8, 8, 0, fused);
+    const Params params(net.layout(), net.layout().initial(1));
+    const at::Tensor exact = net.forward(params.weights(), small.x, small.t, {}, nullptr);
+    const at::Tensor y = net.forward(params.weights(), small.x, small.t, {}, nullptr, true);
+    EXPECT_EQ(y.scalar_type(), at::kBFloat16);
+    EXPECT_TRUE(close(y, exact, 0, 4 * std::sqrt(80) * 0x1p-9 * largest(exact)));
+    y.to(at::kFloat).sum().backward();
+    EXPECT_EQ(params.grad().scalar_type(), at::kFloat);
+    EXPECT_GT(largest(params.weights()[0].grad()), 0);
+  }
 }
 
 TEST(UNet, WrongUseIsCaught) {

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 #include "train/lr.h"
 
@@ -78,10 +79,10 @@ struct Reference {
   }
 };
 
-class OptimizerTest : public testing::TestWithParam<bool> {};
+class OptimizerTest : public testing::TestWithParam<std::tuple<bool, bool>> {};
 
 TEST_P(OptimizerTest, IsAdamWWithClippingAndEma) {
-  const bool decay_all = GetParam();
+  const auto [decay_all, fused] = GetParam();
   const ParamLayout layout = small_layout();
   TrainState state = small_state(layout);
   OptimOptions o;
@@ -117,7 +118,7 @@ TEST_P(OptimizerTest, IsAdamWWithClippingAndEma) {
                         std::sqrt(squares),
                         ema_decay(o, step + 1));
     }
-    update(state, layout, o, 100, at::scalar_tensor(0.5), at::scalar_tensor(0.25));
+    update(state, layout, o, 100, at::scalar_tensor(0.5), at::scalar_tensor(0.25), fused);
     ++state.step;
     initial_share *= ema_decay(o, step + 1);
   }
@@ -135,9 +136,14 @@ TEST_P(OptimizerTest, IsAdamWWithClippingAndEma) {
   EXPECT_NEAR(state.tally[Tally::ema_initial].item<double>(), initial_share, 1e-12);
 }
 
-INSTANTIATE_TEST_SUITE_P(WeightDecay, OptimizerTest, testing::Bool());
+INSTANTIATE_TEST_SUITE_P(DecayAllFused,
+                         OptimizerTest,
+                         testing::Combine(testing::Bool(), testing::Bool()));
 
-TEST(Optimizer, NonFiniteLossOrGradientChangesNothing) {
+class NonFinite : public testing::TestWithParam<bool> {};
+
+TEST_P(NonFinite, LossOrGradientChangesNothing) {
+  const bool fused = GetParam();
   const double inf = std::numeric_limits<double>::infinity();
   const ParamLayout layout = small_layout();
   for (const double bad : {inf, -inf, std::nan("")}) {
@@ -145,14 +151,20 @@ TEST(Optimizer, NonFiniteLossOrGradientChangesNothing) {
       TrainState state = small_state(layout);
       const OptimOptions o;
       set_gradient(state, layout, 9, 1);
-      update(state, layout, o, 100, at::scalar_tensor(1.0), at::scalar_tensor(1.0));
+      update(state, layout, o, 100, at::scalar_tensor(1.0), at::scalar_tensor(1.0), fused);
       ++state.step;
       const at::Tensor before[] = {state.params.flat().clone(),
                                    state.ema.clone(),
                                    state.exp_avg.clone(),
                                    state.exp_avg_sq.clone()};
       if (!in_loss) layout.views(state.params.grad())[1][2].fill_(bad);
-      update(state, layout, o, 100, at::scalar_tensor(in_loss ? bad : 1.0), at::scalar_tensor(1.0));
+      update(state,
+             layout,
+             o,
+             100,
+             at::scalar_tensor(in_loss ? bad : 1.0),
+             at::scalar_tensor(1.0),
+             fused);
       ++state.step;
       EXPECT_TRUE(at::equal(before[0], state.params.flat()));
       EXPECT_TRUE(at::equal(before[1], state.ema));
@@ -166,13 +178,15 @@ TEST(Optimizer, NonFiniteLossOrGradientChangesNothing) {
       EXPECT_EQ(state.tally[Tally::loss].item<double>(), 1);
       // A good step ends the row.
       set_gradient(state, layout, 10, 1);
-      update(state, layout, o, 100, at::scalar_tensor(1.0), at::scalar_tensor(1.0));
+      update(state, layout, o, 100, at::scalar_tensor(1.0), at::scalar_tensor(1.0), fused);
       EXPECT_EQ(state.tally[Tally::skipped_in_row].item<double>(), 0);
       EXPECT_EQ(state.tally[Tally::skipped].item<double>(), 1);
       EXPECT_TRUE(at::isfinite(state.params.flat()).all().item<bool>());
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Fused, NonFinite, testing::Bool());
 
 }  // namespace
 }  // namespace diffuse

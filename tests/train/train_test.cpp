@@ -32,7 +32,9 @@ class OneThread : public testing::Environment {
 struct SmallRun {
   explicit SmallRun(double dropout = 0.0,
                     at::Device device = at::kCPU,
-                    const std::string& time_sampler = "uniform") {
+                    const std::string& time_sampler = "uniform",
+                    bool fused_kernels = true)
+      : fused(fused_kernels) {
     data_options.path = std::string(DIFFUSE_SOURCE_DIR) + "/data/digits";
     data_options.size = {8};
     data_options.channels = 1;
@@ -47,7 +49,7 @@ struct SmallRun {
     diffusion.steps = 100;
     diffusion.time_sampler.select(time_sampler);
     data.emplace(data_options);
-    network.emplace(model, 1, 1, 8, 8, 0);
+    network.emplace(model, 1, 1, 8, 8, 0, false, fused);
     objective.emplace(diffusion, device);
     times.emplace(diffusion.time_sampler, objective->process().bin_edges());
   }
@@ -64,7 +66,8 @@ struct SmallRun {
             .batch = 16,
             .micro_batch = micro_batch,
             .seed = 11,
-            .bf16 = false};
+            .bf16 = false,
+            .fused = fused};
   }
   TrainState fresh(uint64_t seed = 11) const {
     TrainState state(network->layout(), network->layout().initial(seed));
@@ -81,6 +84,7 @@ struct SmallRun {
     return train(state, setup, batches, actions, stop);
   }
 
+  bool fused;
   DataOptions data_options;
   UNetOptions model;
   DiffusionOptions diffusion;
@@ -168,7 +172,7 @@ class EveryCombination : public testing::Test {
       }
     const bool learned = is_learned(diffusion.variance), level_weight = diffusion.learned_weight;
     std::optional<Model>& network = networks_[learned ? 1 : 0][level_weight ? 1 : 0];
-    if (!network) network.emplace(run_.model, 1, learned ? 2 : 1, 8, 8, 0, level_weight);
+    if (!network) network.emplace(run_.model, 1, learned ? 2 : 1, 8, 8, 0, level_weight, true);
     const Objective objective(diffusion, at::kCPU);
     const TimeDraw times(diffusion.time_sampler, objective.process().bin_edges());
     const TrainSetup plain = run_.setup(1);
@@ -276,7 +280,7 @@ TEST(Train, Bfloat16IsFloat32ToItsEightBits) {
   // An output that starts at zero would be zero in any arithmetic.
   SmallRun run;
   run.model.zero_init = false;
-  run.network.emplace(run.model, 1, 1, 8, 8, 0);
+  run.network.emplace(run.model, 1, 1, 8, 8, 0, false, run.fused);
   const TrainSetup in_float32 = run.setup(1);
   TrainSetup in_bf16 = run.setup(1);
   in_bf16.bf16 = true;
@@ -298,6 +302,42 @@ TEST(Train, Bfloat16IsFloat32ToItsEightBits) {
   EXPECT_EQ(b.params.flat().scalar_type(), at::kFloat);
   const at::Tensor difference = b.params.grad() - a.params.grad();
   EXPECT_LT(difference.norm().item<double>(), 2 * error * a.params.grad().norm().item<double>());
+}
+
+// Checkpoints do not depend on how the network lies in memory, and either goes on with the other's.
+TEST(Train, FusedAndComposedAreOneRun) {
+  const TempFolder folder;
+  const SmallRun fused(0.2, at::kCPU, "uniform", true), composed(0.2, at::kCPU, "uniform", false);
+  const auto logical = [](const SmallRun& run, const at::Tensor& flat) {
+    return run.network->layout().to_row_major(flat);
+  };
+  TrainState a = fused.fresh(), b = composed.fresh();
+  EXPECT_TRUE(at::equal(logical(fused, a.params.flat()), logical(composed, b.params.flat())));
+  TrainSetup setup_a = fused.setup(1), setup_b = composed.setup(1);
+  setup_a.optim.grad_clip = setup_b.optim.grad_clip = 0;  // LibTorch's clips in place
+  fused.run(a, setup_a);
+  composed.run(b, setup_b);
+  // One gradient in two roundings, as with micro-batches below.
+  const at::Tensor grad = logical(composed, b.params.grad());
+  EXPECT_LT((logical(fused, a.params.grad()) - grad).abs().max().item<double>(),
+            1e-4 * grad.abs().max().item<double>());
+  EXPECT_NEAR(a.tally[Tally::loss].item<double>(), b.tally[Tally::loss].item<double>(), 1e-5);
+
+  const auto swap = [&](const SmallRun& from, const TrainState& state, const SmallRun& to) {
+    TrainState other = to.fresh(999);
+    load_state(save_state(folder.path(), state, from.network->layout(), {}, true),
+               to.network->layout(),
+               other);
+    for (const auto& [mine, theirs] : {std::pair(state.params.flat(), other.params.flat()),
+                                       std::pair(state.ema, other.ema),
+                                       std::pair(state.exp_avg, other.exp_avg),
+                                       std::pair(state.exp_avg_sq, other.exp_avg_sq)})
+      EXPECT_TRUE(at::equal(logical(from, mine), logical(to, theirs)));
+    EXPECT_TRUE(to.run(other, to.setup(2)));
+    EXPECT_EQ(other.tally[Tally::good].item<double>(), 2);
+  };
+  swap(fused, a, composed);
+  swap(composed, b, fused);
 }
 
 TEST(Train, MicroBatchesGiveTheSameStepToRounding) {

@@ -5,12 +5,11 @@
 
 namespace diffuse {
 
-/// Runs `f` under bfloat16 autocast when `on`: matrix products and convolutions in bfloat16, sums
+/// Runs `f` under bfloat16 autocast: matrix products and convolutions in bfloat16, sums
 /// and norms in float32. Casts of weights are dropped at the end, so an in-place update is never
 /// missed.
 template <class F>
-auto with_autocast(bool on, at::Device device, F f) {
-  if (!on) return f();
+auto with_autocast(at::Device device, F f) {
   struct Guard {
     at::DeviceType type;
     bool enabled;
