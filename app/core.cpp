@@ -2,8 +2,10 @@
 #include "core.h"
 
 #include <dlfcn.h>
+#include <malloc.h>
 
 #include <cstdlib>
+#include <limits>
 #include <string>
 
 namespace diffuse {
@@ -21,10 +23,19 @@ void bound_spinning_of_threads() {
   }
 }
 
+/// A step asks for the memory that the last one gave back. Kept by the process, it is neither taken
+/// from the kernel nor cleared again: a fifth of the page faults.
+void keep_freed_memory() {
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+  mallopt(M_TOP_PAD, 64 << 20);
+}
+
 }  // namespace
 
 const Core& open_core() {
   bound_spinning_of_threads();
+  keep_freed_memory();
   // Found beside the program (RUNPATH). LibTorch comes with it, from where it was at build time or
   // from the library path. Stays open: the process ends with it.
   void* library = ::dlopen("libdiffuse_core.so", RTLD_NOW | RTLD_LOCAL);

@@ -294,7 +294,8 @@ void bench_norms(const Config& config, at::ScalarType type, std::vector<KernelRo
     shapes.insert({-height, 2 * width(level)});  // with what skips
     if (level > 0) shapes.insert({-height, width(level) + width(level - 1)});
   }
-  for (const auto& [minus_height, channels] : shapes) {
+  for (const auto& [minus_height, width_there] : shapes) {
+    const int64_t channels = width_there;
     const int64_t h = -minus_height, w = config.data.width() * h / config.data.height();
     const auto make = [&](at::MemoryFormat format) {
       return at::randn({n, channels, h, w}, at::kFloat).to(type).contiguous(format);

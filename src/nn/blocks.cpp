@@ -20,6 +20,7 @@
 
 #include "base/error.h"
 #include "ops/attention.h"
+#include "ops/channels_last.h"
 
 namespace diffuse {
 namespace {
@@ -54,13 +55,6 @@ Linear Linear::build(
 
 at::Tensor Linear::operator()(const Weights& weights, const at::Tensor& x) const {
   return at::linear(x, weights[static_cast<size_t>(weight)], weights[static_cast<size_t>(bias)]);
-}
-
-at::Tensor Linear::of_pixels(const Pass& pass, const at::Tensor& x) const {
-  if (pass.fused)  // on the CPU faster than a matrix product
-    return at::conv2d(x, pass[weight].unsqueeze(-1).unsqueeze(-1), pass[bias]);
-  const at::Tensor rows = x.flatten(2).transpose(1, 2);
-  return (*this)(pass.weights, rows).transpose(1, 2).unflatten(2, {x.size(2), x.size(3)});
 }
 
 TimeEmbedder TimeEmbedder::build(ParamLayout& layout,
@@ -132,6 +126,8 @@ ResBlock ResBlock::build(Builder& b,
   r.conv2 = Conv::build(b, name + ".conv2", out, out, 3, b.options.zero_init);
   if (in != out) r.shortcut = Conv::build(b, name + ".conv_shortcut", in, out, 1);
   r.resize = resize;
+  r.number = static_cast<int64_t>(b.times.size());
+  b.times.push_back(r.time);
   r.dropout_block = b.dropout_blocks;
   b.dropout_blocks += dropout_blocks(out * height * width);
   return r;
@@ -139,7 +135,8 @@ ResBlock ResBlock::build(Builder& b,
 
 at::Tensor ResBlock::operator()(const Pass& pass, const at::Tensor& x) const {
   const Normed first = norm1(pass, x, {.silu = true});
-  const at::Tensor embedded = time(pass.weights, pass.embedding);
+  const at::Tensor embedded = pass.times.empty() ? time(pass.weights, pass.embedding)
+                                                 : pass.times[static_cast<size_t>(number)];
   NormLayer around{.silu = true,
                    .dropout = pass.options.dropout,
                    .key = pass.options.dropout > 0 ? pass.dropout : nullptr,
@@ -174,16 +171,24 @@ AttentionBlock AttentionBlock::build(Builder& b, const std::string& name, int64_
 
 at::Tensor AttentionBlock::operator()(const Pass& pass, const at::Tensor& x) const {
   const Normed normed = norm(pass, x, {});
-  // One transposed copy here, none of what is channels-last, instead of one in each projection.
-  const at::Tensor h = normed.y.contiguous(at::MemoryFormat::ChannelsLast);
   const auto rows = [](const at::Tensor& map) { return map.flatten(2).transpose(1, 2); };
-  const at::Tensor mixed =
-      (pass.fused ? attention : composed_attention)(rows(query.of_pixels(pass, h)),
-                                                    rows(key.of_pixels(pass, h)),
-                                                    rows(value.of_pixels(pass, h)),
-                                                    pass.options.head_channels);
-  const at::Tensor map = mixed.transpose(1, 2).unflatten(2, {x.size(2), x.size(3)});
-  return at::add(normed.x, out.of_pixels(pass, map));
+  const auto map_of = [&](const at::Tensor& tokens) {
+    return tokens.transpose(1, 2).unflatten(2, {x.size(2), x.size(3)});
+  };
+  const int64_t head = pass.options.head_channels;
+  if (!pass.fused) {
+    // One transposed copy here instead of one in each of the three projections.
+    const at::Tensor h = rows(normed.y).contiguous();
+    const at::Tensor mixed = composed_attention(
+        query(pass.weights, h), key(pass.weights, h), value(pass.weights, h), head);
+    return at::add(normed.x, map_of(out(pass.weights, mixed)));
+  }
+  // As convolutions of one pixel, which on the CPU are faster than matrix products.
+  const auto kernel = [](const at::Tensor& matrix) { return matrix.unsqueeze(-1).unsqueeze(-1); };
+  const at::Tensor weight = at::cat({pass[query.weight], pass[key.weight], pass[value.weight]});
+  const at::Tensor bias = at::cat({pass[query.bias], pass[key.bias], pass[value.bias]});
+  const at::Tensor mixed = attention(rows(at::conv2d(normed.y, kernel(weight), bias)), head);
+  return at::conv2d(map_of(mixed), kernel(pass[out.weight]), pass[out.bias]).add_(normed.x);
 }
 
 Resampler Resampler::build(
@@ -202,6 +207,7 @@ Resampler Resampler::build(
 
 at::Tensor Resampler::operator()(const Pass& pass, const at::Tensor& x) const {
   if (block) return (*block)(pass, x);
+  if (up && pass.fused) return upsampled_conv(x, pass[conv->weight], pass[conv->bias]);
   if (up) return (*conv)(pass, resized(x, ResBlock::Resize::up));
   // Padding 0 stands for one row and column at the bottom and right, as in the DDPM checkpoints.
   return (*conv)(pass, conv->padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x, 2);

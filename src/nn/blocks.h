@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "nn/params.h"
 #include "nn/unet_options.h"
@@ -16,26 +17,6 @@
 // autocast or where the weights of convolutions and of attention are.
 
 namespace diffuse {
-
-/// What the pieces need while the network is laid out.
-struct Builder {
-  ParamLayout& layout;
-  const UNetOptions& options;
-  int64_t embedding;           // channels of the time embedding
-  int64_t dropout_blocks = 0;  // of a random stream, given to the dropout layers so far
-};
-
-/// What the pieces need in one forward pass.
-struct Pass {
-  const Weights& weights;
-  const UNetOptions& options;
-  const DropoutKey* dropout;  // null: none
-  bool fused;                 // channels-last, with the kernels of ops/
-  at::Tensor
-      embedding;  // [n, embedding], after the activation: every residual block starts with it
-
-  const at::Tensor& operator[](int64_t i) const { return weights[static_cast<size_t>(i)]; }
-};
 
 /// [..., in] -> [..., out].
 struct Linear {
@@ -50,8 +31,29 @@ struct Linear {
                       bool zero = false,
                       bool half = false);
   at::Tensor operator()(const Weights& weights, const at::Tensor& x) const;
-  /// Of every pixel of a feature map [n, in, h, w]: [n, out, h, w].
-  at::Tensor of_pixels(const Pass& pass, const at::Tensor& x) const;
+};
+
+/// What the pieces need while the network is laid out.
+struct Builder {
+  ParamLayout& layout;
+  const UNetOptions& options;
+  int64_t embedding;            // channels of the time embedding
+  int64_t dropout_blocks = 0;   // of a random stream, given to the dropout layers so far
+  std::vector<Linear> times{};  // the residual blocks' layers of the embedding
+};
+
+/// What the pieces need in one forward pass.
+struct Pass {
+  const Weights& weights;
+  const UNetOptions& options;
+  const DropoutKey* dropout;  // null: none
+  bool fused;                 // channels-last, with the kernels of ops/
+  at::Tensor
+      embedding;  // [n, embedding], after the activation: every residual block starts with it
+  std::vector<at::Tensor> times{};  // it behind each block's layer, in the order of Builder::times;
+                                    // empty: the blocks' own work
+
+  const at::Tensor& operator[](int64_t i) const { return weights[static_cast<size_t>(i)]; }
 };
 
 /// Two layers over the sinusoids of the time, plus one learned row for each class.
@@ -112,6 +114,7 @@ struct ResBlock {
   Conv conv2;
   std::optional<Conv> shortcut;  // where the width changes
   Resize resize = Resize::none;
+  int64_t number = 0;         // among the residual blocks
   int64_t dropout_block = 0;  // first block of its masks' stream (ops/noise.h)
 
   /// `height` and `width` are those of the output.

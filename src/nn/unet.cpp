@@ -2,6 +2,7 @@
 #include "nn/unet.h"
 
 #include <ATen/ops/cat.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/silu.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 
 #include "base/error.h"
 #include "nn/autocast.h"
+#include "ops/channels_last.h"
 
 namespace diffuse {
 
@@ -91,6 +93,7 @@ UNet::UNet(const UNetOptions& options,
           b, name + ".upsamplers.0", true, out, height >> (level - 1), width >> (level - 1));
   }
 
+  time_layers_ = b.times;
   norm_out_ = Norm::build(b, "conv_norm_out", in);
   conv_out_ = Conv::build(b, "conv_out", in, out_channels, 3, options.zero_init);
   if (more) more(layout_);
@@ -112,6 +115,17 @@ at::Tensor UNet::forward(const Weights& weights,
   return forward_as_is(rounded, x, t, labels, dropout);
 }
 
+std::vector<at::Tensor> UNet::times_of(const Pass& pass) const {
+  std::vector<at::Tensor> weights, biases;
+  std::vector<int64_t> sizes;
+  for (const Linear& layer : time_layers_) {
+    weights.push_back(pass[layer.weight]);
+    biases.push_back(pass[layer.bias]);
+    sizes.push_back(weights.back().size(0));
+  }
+  return at::linear(pass.embedding, at::cat(weights), at::cat(biases)).split_with_sizes(sizes, 1);
+}
+
 at::Tensor UNet::forward_as_is(const Weights& weights,
                                const at::Tensor& x,
                                const at::Tensor& t,
@@ -123,7 +137,7 @@ at::Tensor UNet::forward_as_is(const Weights& weights,
   DIFFUSE_CHECK(labels.defined() == (num_classes_ > 0));
   DIFFUSE_CHECK(weights.size() == layout_.infos().size());
 
-  Pass pass{weights, options_, dropout, fused_, {}};
+  Pass pass{weights, options_, dropout, fused_, {}, {}};
   const at::Tensor sinusoids =
       time_sinusoids(t,
                      options_.base_channels * options_.channel_mult.front(),
@@ -131,6 +145,7 @@ at::Tensor UNet::forward_as_is(const Weights& weights,
                      options_.freq_shift,
                      x.scalar_type());
   pass.embedding = at::silu(time_(weights, sinusoids, labels));
+  if (fused_) pass.times = times_of(pass);
 
   const at::ScalarType type = pass[conv_in_.weight].scalar_type();
   at::Tensor h = conv_in_(pass, fused_ ? x.to(type).contiguous(at::MemoryFormat::ChannelsLast) : x);
@@ -153,7 +168,8 @@ at::Tensor UNet::forward_as_is(const Weights& weights,
 
   for (const Level& level : up_) {
     for (size_t i = 0; i < level.blocks.size(); ++i) {
-      h = level.blocks[i](pass, at::cat({h, skips.back()}, 1));
+      h = level.blocks[i](
+          pass, fused_ ? concat_channels(h, skips.back()) : at::cat({h, skips.back()}, 1));
       skips.pop_back();
       if (!level.attention.empty()) h = level.attention[i](pass, h);
     }

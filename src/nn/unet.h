@@ -48,6 +48,8 @@ class UNet {
                      bool bf16 = false) const;
 
  private:
+  /// Pass::times, by one matrix product.
+  std::vector<at::Tensor> times_of(const Pass& pass) const;
   /// Without a cast that is not wanted.
   at::Tensor forward_as_is(const Weights& weights,
                            const at::Tensor& x,
@@ -71,6 +73,7 @@ class UNet {
 
   Conv conv_in_;
   TimeEmbedder time_;
+  std::vector<Linear> time_layers_;  // of all residual blocks
   std::vector<Level> down_;
   Level middle_;
   std::vector<Level> up_;

@@ -9,6 +9,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <memory>
+#include <vector>
 
 #include "base/error.h"
 #include "ops/kernels/cpu.h"
@@ -31,69 +32,65 @@ const AttentionKernels<Bf16>& kernels_of<Bf16>() {
   return kernels::cpu_kernels().attention_bf16;
 }
 
-/// Runs body(offset of the head's first value, number of the head's row of lse, shape, scratch) for
-/// every picture and head.
+/// Runs body(picture, first channel of the head, number of the head's row of lse, shape, scratch)
+/// for every picture and head of `out` [n, tokens, channels].
 template <class Body>
-void for_heads(const at::Tensor& q, int64_t head, const Body& body) {
-  const int64_t tokens = q.size(1), channels = q.size(2), heads = channels / head;
-  const AttentionShape shape{.tokens = tokens, .head = head, .stride = channels};
-  at::parallel_for(0, q.size(0) * heads, 1, [&](int64_t begin, int64_t end) {
+void for_heads(const at::Tensor& out, int64_t head, const Body& body) {
+  const int64_t tokens = out.size(1), channels = out.size(2), heads = channels / head;
+  const AttentionShape shape{
+      .tokens = tokens, .head = head, .stride = 3 * channels, .out_stride = channels};
+  at::parallel_for(0, out.size(0) * heads, 1, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<float[]> scratch(
         new float[static_cast<size_t>(kernels::attention_scratch(shape))]);
     for (int64_t task = begin; task < end; ++task)
-      body(task / heads * tokens * channels + task % heads * head,
-           task * tokens,
-           shape,
-           scratch.get());
+      body(task / heads, task % heads * head, task * tokens, shape, scratch.get());
   });
 }
 
 template <class T>
-const T* data_of(const at::Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-
-template <class T>
-void forward_body(const at::Tensor& q,
-                  const at::Tensor& k,
-                  const at::Tensor& v,
+void forward_body(const at::Tensor& qkv,
                   int64_t head,
                   const at::Tensor& out,
                   const at::Tensor& lse) {
-  const T *const pq = data_of<T>(q), *const pk = data_of<T>(k), *const pv = data_of<T>(v);
+  const int64_t channels = out.size(2), picture = out.size(1) * channels;
+  const T* const from = static_cast<const T*>(qkv.const_data_ptr());
   T* const to = static_cast<T*>(out.mutable_data_ptr());
   float* const levels = lse.mutable_data_ptr<float>();
-  for_heads(q, head, [&](int64_t at, int64_t row, const AttentionShape& shape, float* scratch) {
-    kernels_of<T>().forward(shape, pq + at, pk + at, pv + at, to + at, levels + row, scratch);
+  for_heads(out, head, [&](int64_t i, int64_t c, int64_t row, const auto& shape, float* scratch) {
+    const T* const q = from + 3 * i * picture + c;
+    kernels_of<T>().forward(
+        shape, q, q + channels, q + 2 * channels, to + i * picture + c, levels + row, scratch);
   });
 }
 
 template <class T>
-void backward_body(const torch::autograd::variable_list& saved,
+void backward_body(const at::Tensor& qkv,
                    int64_t head,
+                   const at::Tensor& out,
+                   const at::Tensor& lse,
                    const at::Tensor& d_out,
-                   const torch::autograd::variable_list& to) {
-  const T *const q = data_of<T>(saved[0]), *const k = data_of<T>(saved[1]),
-                 *const v = data_of<T>(saved[2]), *const out = data_of<T>(saved[3]),
-                 *const gradient = data_of<T>(d_out);
-  const float* const lse = saved[4].const_data_ptr<float>();
-  T *const dq = static_cast<T*>(to[0].mutable_data_ptr()),
-           *const dk = static_cast<T*>(to[1].mutable_data_ptr()),
-           *const dv = static_cast<T*>(to[2].mutable_data_ptr());
-  for_heads(
-      saved[0], head, [&](int64_t at, int64_t row, const AttentionShape& shape, float* scratch) {
-        kernels_of<T>().backward(shape,
-                                 q + at,
-                                 k + at,
-                                 v + at,
-                                 out + at,
-                                 gradient + at,
-                                 lse + row,
-                                 dq + at,
-                                 dk + at,
-                                 dv + at,
-                                 scratch);
-      });
+                   const at::Tensor& d_qkv) {
+  const int64_t channels = out.size(2), picture = out.size(1) * channels;
+  const T* const from = static_cast<const T*>(qkv.const_data_ptr());
+  const T* const result = static_cast<const T*>(out.const_data_ptr());
+  const T* const gradient = static_cast<const T*>(d_out.const_data_ptr());
+  const float* const levels = lse.const_data_ptr<float>();
+  T* const to = static_cast<T*>(d_qkv.mutable_data_ptr());
+  for_heads(out, head, [&](int64_t i, int64_t c, int64_t row, const auto& shape, float* scratch) {
+    const T* const q = from + 3 * i * picture + c;
+    T* const dq = to + 3 * i * picture + c;
+    kernels_of<T>().backward(shape,
+                             q,
+                             q + channels,
+                             q + 2 * channels,
+                             result + i * picture + c,
+                             gradient + i * picture + c,
+                             levels + row,
+                             dq,
+                             dq + channels,
+                             dq + 2 * channels,
+                             scratch);
+  });
 }
 
 struct Attended {
@@ -101,26 +98,24 @@ struct Attended {
   at::Tensor lse;  // [n, heads, tokens] float32
 };
 
-Attended forward_of(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t head) {
-  const Attended got{
-      at::empty_like(q),
-      at::empty({q.size(0), q.size(2) / head, q.size(1)}, q.options().dtype(at::kFloat))};
-  if (q.scalar_type() == at::kFloat)
-    forward_body<float>(q, k, v, head, got.out, got.lse);
+Attended forward_of(const at::Tensor& qkv, int64_t head) {
+  const int64_t n = qkv.size(0), tokens = qkv.size(1), channels = qkv.size(2) / 3;
+  const Attended got{at::empty({n, tokens, channels}, qkv.options()),
+                     at::empty({n, channels / head, tokens}, qkv.options().dtype(at::kFloat))};
+  if (qkv.scalar_type() == at::kFloat)
+    forward_body<float>(qkv, head, got.out, got.lse);
   else
-    forward_body<Bf16>(q, k, v, head, got.out, got.lse);
+    forward_body<Bf16>(qkv, head, got.out, got.lse);
   return got;
 }
 
 class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* ctx,
-                            const at::Tensor& q,
-                            const at::Tensor& k,
-                            const at::Tensor& v,
+                            const at::Tensor& qkv,
                             int64_t head) {
-    const Attended got = forward_of(q, k, v, head);
-    ctx->save_for_backward({q, k, v, got.out, got.lse});
+    const Attended got = forward_of(qkv, head);
+    ctx->save_for_backward({qkv, got.out, got.lse});
     ctx->saved_data["head"] = head;
     return got.out;
   }
@@ -128,16 +123,15 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
+    const at::Tensor &qkv = saved[0], &out = saved[1], &lse = saved[2];
     const int64_t head = ctx->saved_data["head"].toInt();
-    torch::autograd::variable_list out{
-        at::empty_like(saved[0]), at::empty_like(saved[1]), at::empty_like(saved[2])};
+    at::Tensor d_qkv = at::empty_like(qkv);
     const at::Tensor d_out = grads[0].contiguous();
-    if (saved[0].scalar_type() == at::kFloat)
-      backward_body<float>(saved, head, d_out, out);
+    if (qkv.scalar_type() == at::kFloat)
+      backward_body<float>(qkv, head, out, lse, d_out, d_qkv);
     else
-      backward_body<Bf16>(saved, head, d_out, out);
-    out.emplace_back();
-    return out;
+      backward_body<Bf16>(qkv, head, out, lse, d_out, d_qkv);
+    return {d_qkv, {}};
   }
 };
 
@@ -149,23 +143,24 @@ at::Tensor composed_attention(const at::Tensor& q,
                               int64_t head) {
   const int64_t n = q.size(0), tokens = q.size(1), channels = q.size(2);
   const auto heads = [&](const at::Tensor& t) {
-    return t.view({n, tokens, channels / head, head}).transpose(1, 2);
+    return t.unflatten(2, {channels / head, head}).transpose(1, 2);
   };
   return at::scaled_dot_product_attention(heads(q), heads(k), heads(v))
       .transpose(1, 2)
       .reshape({n, tokens, channels});
 }
 
-at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t head) {
+at::Tensor attention(const at::Tensor& qkv, int64_t head) {
   constexpr int64_t kLargestHead = 64;  // beyond it, matrix products are faster
-  const bool known = q.scalar_type() == at::kFloat || q.scalar_type() == at::kBFloat16;
-  if (!q.is_cpu() || !known || head > kLargestHead || q.numel() == 0)
-    return composed_attention(q, k, v, head);
-  DIFFUSE_CHECK(q.dim() == 3 && q.size(2) % head == 0 && k.sizes() == q.sizes() &&
-                v.sizes() == q.sizes());
-  const at::Tensor cq = q.contiguous(), ck = k.contiguous(), cv = v.contiguous();
-  if (!at::GradMode::is_enabled()) return forward_of(cq, ck, cv, head).out;
-  return AttentionFunction::apply(cq, ck, cv, head);
+  DIFFUSE_CHECK(qkv.dim() == 3 && qkv.size(2) % (3 * head) == 0);
+  const bool known = qkv.scalar_type() == at::kFloat || qkv.scalar_type() == at::kBFloat16;
+  if (!qkv.is_cpu() || !known || head > kLargestHead || qkv.numel() == 0) {
+    const std::vector<at::Tensor> parts = qkv.chunk(3, 2);
+    return composed_attention(parts[0], parts[1], parts[2], head);
+  }
+  const at::Tensor rows = qkv.contiguous();
+  return at::GradMode::is_enabled() ? AttentionFunction::apply(rows, head)
+                                    : forward_of(rows, head).out;
 }
 
 }  // namespace diffuse

@@ -45,8 +45,8 @@ Outcome run(const Case& c, at::ScalarType type, double sharpness, bool fused) {
   leaves[0] = leaves[0] * sharpness;
   const at::Tensor d_out = at::randn({c.n, c.tokens, c.channels}).to(rounded);
   for (at::Tensor& leaf : leaves) leaf = leaf.to(rounded).to(type).requires_grad_();
-  const at::Tensor out =
-      (fused ? attention : composed_attention)(leaves[0], leaves[1], leaves[2], c.head);
+  const at::Tensor out = fused ? attention(at::cat(leaves, 2), c.head)
+                               : composed_attention(leaves[0], leaves[1], leaves[2], c.head);
   out.backward(d_out.to(type));
   return {out.detach(), leaves[0].grad(), leaves[1].grad(), leaves[2].grad()};
 }
@@ -105,15 +105,22 @@ INSTANTIATE_TEST_SUITE_P(Types, AttentionKernel, testing::Values(at::kFloat, at:
 // Equal keys: every token is the mean of the values.
 TEST(Attention, EqualKeysAverage) {
   const at::Tensor v = at::randn({2, 37, 16}), q = at::randn({2, 37, 16}) * 50;
-  const at::Tensor out = attention(q, at::ones({2, 37, 16}), v, 8);
+  const at::Tensor out = attention(at::cat({q, at::ones({2, 37, 16}), v}, 2), 8);
   const at::Tensor mean = v.to(at::kDouble).mean(1, true).expand({2, 37, 16});
   EXPECT_LE(largest(out.to(at::kDouble) - mean), 40 * kEps * 5);
 }
 
 TEST(Attention, HugeScoresDoNotOverflow) {
   const at::Tensor q = at::randn({1, 20, 8}) * 1e4;
-  const at::Tensor out = attention(q, q, at::randn({1, 20, 8}), 8);
+  const at::Tensor out = attention(at::cat({q, q, at::randn({1, 20, 8})}, 2), 8);
   EXPECT_TRUE(at::isfinite(out).all().item<bool>());
+}
+
+// Beyond the kernel's heads LibTorch's operator takes over, with the same result.
+TEST(Attention, LargeHeadsToo) {
+  const at::Tensor qkv = at::randn({2, 9, 3 * 130});
+  const std::vector<at::Tensor> parts = qkv.chunk(3, 2);
+  EXPECT_TRUE(at::equal(attention(qkv, 65), composed_attention(parts[0], parts[1], parts[2], 65)));
 }
 
 TEST(Attention, ThreadsChangeNothing) {

@@ -70,11 +70,13 @@ struct NormKernels {
 };
 
 /// softmax(q k^T / sqrt(head)) v of one picture and one head (Vaswani et al. 2017, eq. 1). Rows of
-/// q, k, v, out and their gradients, one a token, are `stride` apart and hold `head` values.
+/// q, k and v and their gradients, one a token, hold `head` values and are `stride` apart; those of
+/// out, `out_stride`.
 struct AttentionShape {
   int64_t tokens = 0;
   int64_t head = 0;
   int64_t stride = 0;
+  int64_t out_stride = 0;
 };
 
 template <class T>
@@ -104,7 +106,7 @@ struct AttentionKernels {
 /// Floats of scratch that an AttentionKernels call needs at most.
 inline int64_t attention_scratch(const AttentionShape& shape) {
   const int64_t tokens = (shape.tokens + 15) / 16 * 16, head = (shape.head + 7) / 8 * 8;
-  return tokens * (9 * head + 2 * 16 + 2);
+  return tokens * (9 * head + int64_t{2} * 16 + 2);
 }
 
 /// What an update of AdamW makes of each number: with g = grad_scale * grad,

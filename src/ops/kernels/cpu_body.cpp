@@ -14,11 +14,11 @@ namespace diffuse::kernels::DIFFUSE_LEVEL {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kLanes = 16;
+constexpr int64_t kLanes = 16;
 #elif defined(__AVX__)
-constexpr int kLanes = 8;
+constexpr int64_t kLanes = 8;
 #else
-constexpr int kLanes = 4;
+constexpr int64_t kLanes = 4;
 #endif
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Int __attribute__((vector_size(4 * kLanes)));
@@ -26,34 +26,34 @@ typedef uint32_t Word __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t Half __attribute__((vector_size(2 * kLanes)));
 
 // Vectors that are kept in registers side by side, to hide the latency of an addition.
-constexpr int kSide = kLanes == 16 ? 4 : 2;
+constexpr int64_t kSide = kLanes == 16 ? 4 : 2;
 // Pixels whose sums are kept in float32 before they go on in float64.
 constexpr int64_t kChunk = 64;
 
 inline Vec splat(float x) { return x - Vec{}; }
 
 /// `n` of kLanes values; the rest are 0.
-inline Vec load(const float* from, int n = kLanes) {
+inline Vec load(const float* from, int64_t n = kLanes) {
   Vec out{};
   std::memcpy(&out, from, n == kLanes ? sizeof(Vec) : static_cast<size_t>(n) * sizeof(float));
   return out;
 }
 
-inline Vec load(const Bf16* from, int n = kLanes) {
+inline Vec load(const Bf16* from, int64_t n = kLanes) {
   Half half{};
   std::memcpy(&half, from, n == kLanes ? sizeof(Half) : static_cast<size_t>(n) * sizeof(Bf16));
   return reinterpret_cast<Vec>(__builtin_convertvector(half, Word) << 16);
 }
 
-inline void store(float* to, Vec x, int n = kLanes) {
+inline void store(float* to, Vec x, int64_t n = kLanes) {
   std::memcpy(to, &x, n == kLanes ? sizeof(Vec) : static_cast<size_t>(n) * sizeof(float));
 }
 
 /// To the nearest, ties to even; NaN stays NaN.
-inline void store(Bf16* to, Vec x, int n = kLanes) {
+inline void store(Bf16* to, Vec x, int64_t n = kLanes) {
   const Word bits = reinterpret_cast<Word>(x);
   const Word rounded = bits + 0x7FFFu + ((bits >> 16) & 1u);
-  const Word kept = x != x ? Word{} + 0x7FC00000u : rounded;
+  const Word kept = (bits & 0x7FFFFFFFu) > 0x7F800000u ? Word{} + 0x7FC00000u : rounded;
   const Half half = __builtin_convertvector(kept >> 16, Half);
   std::memcpy(to, &half, n == kLanes ? sizeof(Half) : static_cast<size_t>(n) * sizeof(Bf16));
 }
@@ -82,7 +82,7 @@ inline Vec exp_of(Vec x) {
 }
 
 inline Vec square_root(Vec x) {
-  for (int i = 0; i < kLanes; ++i) x[i] = std::sqrt(x[i]);
+  for (int64_t i = 0; i < kLanes; ++i) x[i] = std::sqrt(x[i]);
   return x;
 }
 
@@ -94,23 +94,23 @@ template <class Body>
 inline void for_channels(int64_t first, int64_t last, const Body& body) {
   int64_t c = first;
   for (; c + kSide * kLanes <= last; c += kSide * kLanes)
-    body(c, kLanes, std::integral_constant<int, kSide>());
-  for (; c + kLanes <= last; c += kLanes) body(c, kLanes, std::integral_constant<int, 1>());
-  if (c < last) body(c, static_cast<int>(last - c), std::integral_constant<int, 1>());
+    body(c, kLanes, std::integral_constant<int64_t, kSide>());
+  for (; c + kLanes <= last; c += kLanes) body(c, kLanes, std::integral_constant<int64_t, 1>());
+  if (c < last) body(c, last - c, std::integral_constant<int64_t, 1>());
 }
 
 /// K vectors of a parameter, `otherwise` where there is none.
-template <int K>
+template <int64_t K>
 struct Side {
   Vec v[K];
-  Side(const float* from, int64_t channel, int lanes, float otherwise = 0) {
-    for (int k = 0; k < K; ++k)
+  Side(const float* from, int64_t channel, int64_t lanes, float otherwise = 0) {
+    for (int64_t k = 0; k < K; ++k)
       v[k] = from == nullptr ? splat(otherwise) : load(from + channel + k * kLanes, lanes);
   }
 };
 
 inline void add_to(double* sums, Vec x) {
-  for (int i = 0; i < kLanes; ++i) sums[i] += static_cast<double>(x[i]);
+  for (int64_t i = 0; i < kLanes; ++i) sums[i] += static_cast<double>(x[i]);
 }
 
 /// Transposes 8 x 8 bits: bit i of byte j becomes bit j of byte i (Warren 2012, "Hacker's Delight",
@@ -129,16 +129,16 @@ inline uint64_t transposed(uint64_t x) {
 inline void kept_channels(const NormShape& s,
                           const uint8_t* kept,
                           int64_t channel,
-                          int n,
+                          int64_t n,
                           int64_t first,
                           int64_t count,
                           uint64_t* out) {
   std::fill_n(out, count, 0);
   if (s.pixels % 8 == 0) {  // then `first` and `count` are multiples of 8 as well
     for (int64_t p = 0; p < count; p += 8) {
-      for (int group = 0; group < n; group += 8) {
+      for (int64_t group = 0; group < n; group += 8) {
         uint64_t bytes = 0;
-        for (int i = 0; i < 8 && group + i < n; ++i)
+        for (int64_t i = 0; i < 8 && group + i < n; ++i)
           bytes |= static_cast<uint64_t>(kept[((channel + group + i) * s.pixels + first + p) / 8])
                    << (8 * i);
         bytes = transposed(bytes);
@@ -147,7 +147,7 @@ inline void kept_channels(const NormShape& s,
     }
     return;
   }
-  for (int i = 0; i < n; ++i) {
+  for (int64_t i = 0; i < n; ++i) {
     for (int64_t p = 0; p < count; ++p) {
       const int64_t e = (channel + i) * s.pixels + first + p;
       out[p] |= static_cast<uint64_t>((kept[e / 8] >> (e % 8)) & 1) << i;
@@ -156,9 +156,9 @@ inline void kept_channels(const NormShape& s,
 }
 
 /// keep_value in the lanes whose bit of `bits` is set, else 0.
-inline Vec kept_lanes(uint64_t bits, int vector, float keep_value) {
+inline Vec kept_lanes(uint64_t bits, int64_t vector, float keep_value) {
   Word index;
-  for (int i = 0; i < kLanes; ++i) index[i] = static_cast<uint32_t>(i);
+  for (int64_t i = 0; i < kLanes; ++i) index[i] = static_cast<uint32_t>(i);
   const Word word = Word{} + static_cast<uint32_t>(bits >> (vector * kLanes));
   return ((word >> index) & 1u) != 0u ? splat(keep_value) : Vec{};
 }
@@ -168,29 +168,29 @@ inline Vec kept_lanes(uint64_t bits, int vector, float keep_value) {
 template <class T>
 void channel_moments(const NormShape& s, const T* x, double* mean, double* squares) {
   const auto pixels = static_cast<double>(s.pixels);
-  for_channels(s.first, s.last, [&](int64_t c, int lanes, auto vectors) {
-    constexpr int K = vectors.value;
+  for_channels(s.first, s.last, [&](int64_t c, int64_t lanes, auto vectors) {
+    constexpr int64_t K = vectors.value;
     double sum[K * kLanes] = {};
     double square[K * kLanes] = {};
     Vec pivot[K];
-    for (int k = 0; k < K; ++k) pivot[k] = load(x + c + k * kLanes, lanes);
+    for (int64_t k = 0; k < K; ++k) pivot[k] = load(x + c + k * kLanes, lanes);
     for (int64_t begin = 0; begin < s.pixels; begin += kChunk) {
       const int64_t end = std::min(begin + kChunk, s.pixels);
       Vec a[K] = {}, b[K] = {};
       for (int64_t p = begin; p < end; ++p) {
         const T* const row = x + p * s.channels + c;
-        for (int k = 0; k < K; ++k) {
+        for (int64_t k = 0; k < K; ++k) {
           const Vec d = load(row + k * kLanes, lanes) - pivot[k];
           a[k] += d;
           b[k] += d * d;
         }
       }
-      for (int k = 0; k < K; ++k) {
+      for (int64_t k = 0; k < K; ++k) {
         add_to(sum + k * kLanes, a[k]);
         add_to(square + k * kLanes, b[k]);
       }
     }
-    for (int64_t i = 0; i < std::min<int64_t>(K * kLanes, s.last - c); ++i) {
+    for (int64_t i = 0; i < std::min(K * kLanes, s.last - c); ++i) {
       const double shift = sum[i] / pixels;
       mean[c - s.first + i] = static_cast<double>(pivot[i / kLanes][i % kLanes]) + shift;
       squares[c - s.first + i] = std::max(square[i] - sum[i] * shift, 0.0);
@@ -236,8 +236,8 @@ class Rows {
 
 template <class T, bool kSilu, bool kDrop>
 void apply(const NormShape& s, const NormParameters& p, const Channel& map, const T* x, T* y) {
-  for_channels(s.first, s.last, [&](int64_t c, int lanes, auto vectors) {
-    constexpr int K = vectors.value;
+  for_channels(s.first, s.last, [&](int64_t c, int64_t lanes, auto vectors) {
+    constexpr int64_t K = vectors.value;
     const int64_t i = c - s.first;
     const Side<K> center(map.center, i, lanes), scale(map.scale, i, lanes),
         offset(map.offset, i, lanes);
@@ -248,7 +248,7 @@ void apply(const NormShape& s, const NormParameters& p, const Channel& map, cons
         kept_channels(s, p.kept, c, K == 1 ? lanes : K * kLanes, begin, end - begin, kept);
       for (int64_t pixel = begin; pixel < end; ++pixel) {
         const int64_t at = pixel * s.channels + c;
-        for (int k = 0; k < K; ++k) {
+        for (int64_t k = 0; k < K; ++k) {
           Vec u = (load(x + at + k * kLanes, lanes) - center.v[k]) * scale.v[k] + offset.v[k];
           if constexpr (kSilu) u *= sigmoid(u);
           if constexpr (kDrop) u *= kept_lanes(kept[pixel - begin], k, p.keep_value);
@@ -307,8 +307,8 @@ void backward_sums(const NormShape& s,
                    double* sum_du_x,
                    double* sum_x) {
   const int64_t width = s.last - s.first;
-  for_channels(s.first, s.last, [&](int64_t c, int lanes, auto vectors) {
-    constexpr int K = vectors.value;
+  for_channels(s.first, s.last, [&](int64_t c, int64_t lanes, auto vectors) {
+    constexpr int64_t K = vectors.value;
     const int64_t i = c - s.first;
     const Side<K> center(map.center, i, lanes), scale(map.scale, i, lanes),
         offset(map.offset, i, lanes);
@@ -321,7 +321,7 @@ void backward_sums(const NormShape& s,
       Vec total[3][K] = {};
       for (int64_t pixel = begin; pixel < end; ++pixel) {
         const int64_t at = pixel * s.channels + c;
-        for (int k = 0; k < K; ++k) {
+        for (int64_t k = 0; k < K; ++k) {
           const Vec centered = load(x + at + k * kLanes, lanes) - center.v[k];
           Vec d = load(dy + at + k * kLanes, lanes);
           if constexpr (kDrop) d *= kept_lanes(kept[pixel - begin], k, p.keep_value);
@@ -338,9 +338,9 @@ void backward_sums(const NormShape& s,
         }
       }
       for (int j = 0; j < 3; ++j)
-        for (int k = 0; k < K; ++k) add_to(sums[j] + k * kLanes, total[j][k]);
+        for (int64_t k = 0; k < K; ++k) add_to(sums[j] + k * kLanes, total[j][k]);
     }
-    const int64_t n = std::min<int64_t>(K * kLanes, s.last - c);
+    const int64_t n = std::min(K * kLanes, s.last - c);
     std::copy_n(sums[0], n, sum_du + i);
     std::copy_n(sums[1], n, sum_du_x + i);
     std::copy_n(sums[2], n, sum_x + i);
@@ -359,13 +359,13 @@ void combine(const NormShape& s,
              const T* more,
              T* dx) {
   const int64_t width = s.last - s.first;
-  for_channels(s.first, s.last, [&](int64_t c, int lanes, auto vectors) {
-    constexpr int K = vectors.value;
+  for_channels(s.first, s.last, [&](int64_t c, int64_t lanes, auto vectors) {
+    constexpr int64_t K = vectors.value;
     const int64_t i = c - s.first;
     const Side<K> m(center, i, lanes), va(a, i, lanes), vb(b, i, lanes), vd(d, i, lanes);
     for (int64_t pixel = 0; pixel < s.pixels; ++pixel) {
       const int64_t at = pixel * s.channels + c;
-      for (int k = 0; k < K; ++k) {
+      for (int64_t k = 0; k < K; ++k) {
         const Vec centered = load(x + at + k * kLanes, lanes) - m.v[k];
         Vec out = load(du + pixel * width + i + k * kLanes, lanes) * va.v[k] +
                   (centered * vb.v[k] + vd.v[k]);
@@ -449,13 +449,13 @@ inline float single(Bf16 x) {
 
 /// Copies a head: by rows, [tokens, head] padded with zeros, and by columns, [head, tokens].
 template <class T>
-void gather(const AttentionShape& s, const T* from, float* rows, float* columns) {
+void gather(const AttentionShape& s, const T* from, int64_t stride, float* rows, float* columns) {
   const Padded p(s);
   if (rows != nullptr) std::fill_n(rows, p.tokens * p.head, 0.0f);
   std::fill_n(columns, p.tokens * p.head, 0.0f);
   for (int64_t i = 0; i < s.tokens; ++i)
     for (int64_t d = 0; d < s.head; ++d) {
-      const float value = single(from[i * s.stride + d]);
+      const float value = single(from[i * stride + d]);
       if (rows != nullptr) rows[i * p.head + d] = value;
       columns[d * p.tokens + i] = value;
     }
@@ -492,9 +492,10 @@ void weighted_sums(const AttentionShape& s,
                    const float* rows,
                    Vec scale,
                    int64_t first,
-                   T* to) {
+                   T* to,
+                   int64_t stride) {
   const Padded p(s);
-  const int64_t tokens = std::min<int64_t>(kLanes, s.tokens - first);
+  const int64_t tokens = std::min(kLanes, s.tokens - first);
   for (int64_t d = 0; d < p.head; d += kDims) {
     Vec sum[kDims] = {};
     for (int64_t j = 0; j < s.tokens; ++j) {
@@ -505,7 +506,7 @@ void weighted_sums(const AttentionShape& s,
     for (int64_t k = 0; k < std::min(kDims, s.head - d); ++k) {
       T values[kLanes];
       store(values, sum[k] * scale);
-      for (int64_t i = 0; i < tokens; ++i) to[(first + i) * s.stride + d + k] = values[i];
+      for (int64_t i = 0; i < tokens; ++i) to[(first + i) * stride + d + k] = values[i];
     }
   }
 }
@@ -522,9 +523,9 @@ void attention_forward(const AttentionShape& s,
   const int64_t size = p.tokens * p.head;
   float *const q_columns = scratch, *const k_rows = scratch + size, *const v_rows = k_rows + size,
                *const unused = v_rows + size, *const weights = unused + size;
-  gather(s, q, nullptr, q_columns);
-  gather(s, k, k_rows, unused);
-  gather(s, v, v_rows, unused);
+  gather(s, q, s.stride, nullptr, q_columns);
+  gather(s, k, s.stride, k_rows, unused);
+  gather(s, v, s.stride, v_rows, unused);
   const auto factor = static_cast<float>(1 / std::sqrt(static_cast<double>(s.head)));
   for (int64_t first = 0; first < s.tokens; first += kLanes) {
     products(s, q_columns, first, k_rows, factor, weights);
@@ -539,8 +540,8 @@ void attention_forward(const AttentionShape& s,
       store(weights + j * kLanes, e);
       sum += e;
     }
-    weighted_sums(s, weights, v_rows, 1.0f / sum, first, out);
-    for (int64_t i = 0; i < std::min<int64_t>(kLanes, s.tokens - first); ++i)
+    weighted_sums(s, weights, v_rows, 1.0f / sum, first, out, s.out_stride);
+    for (int64_t i = 0; i < std::min(kLanes, s.tokens - first); ++i)
       lse[first + i] = top[i] + std::log(sum[i]);
   }
 }
@@ -565,11 +566,11 @@ void attention_backward(const AttentionShape& s,
                *const d_columns = d_rows + size, *const o_columns = d_columns + size,
                *const weights = o_columns + size, *const slopes = weights + p.tokens * kLanes,
                *const level = slopes + p.tokens * kLanes, *const mean = level + p.tokens;
-  gather(s, q, q_rows, q_columns);
-  gather(s, k, k_rows, k_columns);
-  gather(s, v, v_rows, v_columns);
-  gather(s, d_out, d_rows, d_columns);
-  gather(s, out, nullptr, o_columns);
+  gather(s, q, s.stride, q_rows, q_columns);
+  gather(s, k, s.stride, k_rows, k_columns);
+  gather(s, v, s.stride, v_rows, v_columns);
+  gather(s, d_out, s.out_stride, d_rows, d_columns);
+  gather(s, out, s.out_stride, nullptr, o_columns);
   std::fill_n(level, p.tokens, 0.0f);
   std::copy_n(lse, s.tokens, level);
   const auto factor = static_cast<float>(1 / std::sqrt(static_cast<double>(s.head)));
@@ -587,7 +588,7 @@ void attention_backward(const AttentionShape& s,
       const Vec e = exp_of(load(weights + j * kLanes) - top);
       store(slopes + j * kLanes, e * (load(slopes + j * kLanes) - average));
     }
-    weighted_sums(s, slopes, k_rows, splat(factor), first, dq);
+    weighted_sums(s, slopes, k_rows, splat(factor), first, dq, s.stride);
   }
   // Keys in the lanes: dv = P^T d_out, dk = factor (...)^T q.
   for (int64_t first = 0; first < s.tokens; first += kLanes) {
@@ -598,8 +599,8 @@ void attention_backward(const AttentionShape& s,
       store(weights + i * kLanes, e);
       store(slopes + i * kLanes, e * (load(slopes + i * kLanes) - mean[i]));
     }
-    weighted_sums(s, weights, d_rows, splat(1), first, dv);
-    weighted_sums(s, slopes, q_rows, splat(factor), first, dk);
+    weighted_sums(s, weights, d_rows, splat(1), first, dv, s.stride);
+    weighted_sums(s, slopes, q_rows, splat(factor), first, dk, s.stride);
   }
 }
 
@@ -611,12 +612,12 @@ double sum_of_squares(const float* x, int64_t n) {
     Vec total[4] = {};
     int64_t i = begin;
     for (; i + 4 * kLanes <= end; i += 4 * kLanes)
-      for (int k = 0; k < 4; ++k) {
+      for (int64_t k = 0; k < 4; ++k) {
         const Vec v = load(x + i + k * kLanes);
         total[k] += v * v;
       }
     const Vec all = (total[0] + total[1]) + (total[2] + total[3]);
-    for (int k = 0; k < kLanes; ++k) sum += static_cast<double>(all[k]);
+    for (int64_t k = 0; k < kLanes; ++k) sum += static_cast<double>(all[k]);
     for (; i < end; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   }
   return sum;
@@ -630,7 +631,7 @@ void adamw(const AdamwFactors& f,
            float* exp_avg_sq,
            float* ema) {
   for (int64_t i = 0; i < n; i += kLanes) {
-    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, n - i));
+    const int64_t lanes = std::min(kLanes, n - i);
     const Vec g = load(grad + i, lanes) * f.grad_scale;
     const Vec m = load(exp_avg + i, lanes) * f.beta1 + g * f.rest1;
     const Vec v = load(exp_avg_sq + i, lanes) * f.beta2 + g * g * f.rest2;
@@ -647,11 +648,11 @@ void adamw(const AdamwFactors& f,
 void dropout_bits(
     const Stream& stream, uint32_t first_block, int64_t blocks, uint32_t threshold, uint8_t* kept) {
   for (int64_t begin = 0; begin < blocks; begin += kLanes) {
-    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, blocks - begin));
+    const int64_t lanes = std::min(kLanes, blocks - begin);
     Philox4 word[kLanes];
-    for (int i = 0; i < kLanes; ++i)
+    for (int64_t i = 0; i < kLanes; ++i)
       word[i] = random_block(stream, first_block + static_cast<uint32_t>(begin + i));
-    for (int i = 0; i < lanes; ++i) {
+    for (int64_t i = 0; i < lanes; ++i) {
       unsigned bits = 0;
       for (int j = 0; j < 4; ++j) {
         bits |= static_cast<unsigned>((word[i].v[j] & 0xFFFFu) >= threshold) << (2 * j);
