@@ -263,15 +263,22 @@ int bench_sample(const BenchRequest& request, at::Device device, bool bf16) {
       request, about, static_cast<double>(request.count), [&] { draw(network, weights, wanted); });
 }
 
-/// Median seconds of a call, after one to warm up; half a second in all.
-double time_of(const std::function<void()>& f) {
-  f();
+/// Median seconds of a call, after some to warm up; half a second in all. On a GPU calls are
+/// queued, twenty at a time.
+double time_of(at::Device device, const std::function<void()>& f) {
+  const int calls = device.is_cuda() ? 20 : 1;
+  const at::Tensor anything = at::zeros({1}, device);
+  const auto many = [&] {
+    for (int i = 0; i < calls; ++i) f();
+    anything.cpu();  // waits
+  };
+  many();
   std::vector<double> times;
   const auto start = Clock::now();
   while (times.size() < 3 || (seconds_since(start) < 0.5 && times.size() < 1000)) {
     const auto before = Clock::now();
-    f();
-    times.push_back(seconds_since(before));
+    many();
+    times.push_back(seconds_since(before) / calls);
   }
   return median(times);
 }
@@ -283,7 +290,10 @@ struct KernelRow {
   double bytes;
 };
 
-void bench_norms(const Config& config, at::ScalarType type, std::vector<KernelRow>& rows) {
+void bench_norms(const Config& config,
+                 at::Device device,
+                 at::ScalarType type,
+                 std::vector<KernelRow>& rows) {
   const UNetOptions& model = config.model;
   const int64_t n = config.train.micro_batch.value_or(config.train.batch);
   std::set<std::pair<int64_t, int64_t>> shapes;  // height, channels
@@ -298,14 +308,19 @@ void bench_norms(const Config& config, at::ScalarType type, std::vector<KernelRo
     const int64_t channels = width_there;
     const int64_t h = -minus_height, w = config.data.width() * h / config.data.height();
     const auto make = [&](at::MemoryFormat format) {
-      return at::randn({n, channels, h, w}, at::kFloat).to(type).contiguous(format);
+      return at::randn({n, channels, h, w}, at::kFloat).to(device, type).contiguous(format);
     };
     NormLayer layer;
     layer.groups = model.norm_groups;
     layer.eps = model.norm_eps;
     layer.silu = true;
-    layer.weight = at::ones({channels}, at::kFloat).requires_grad_();
-    layer.bias = at::zeros({channels}, at::kFloat).requires_grad_();
+    layer.weight = at::ones({channels}, device).requires_grad_();
+    layer.bias = at::zeros({channels}, device).requires_grad_();
+    NormLayer plain = layer;  // LibTorch's operator on GPUs wants one type
+    if (device.is_cuda()) {
+      plain.weight = layer.weight.detach().to(type).requires_grad_();
+      plain.bias = layer.bias.detach().to(type).requires_grad_();
+    }
     const at::Tensor last = make(at::MemoryFormat::ChannelsLast);
     const at::Tensor first = make(at::MemoryFormat::Contiguous);  // their faster layout
     const double size = static_cast<double>(last.numel() * last.element_size());
@@ -314,33 +329,36 @@ void bench_norms(const Config& config, at::ScalarType type, std::vector<KernelRo
     {
       const at::NoGradGuard no_grad;
       rows.push_back({.name = "norm+silu " + name,
-                      .ours = time_of([&] { norm_layer(last, layer); }),
-                      .theirs = time_of([&] { composed_norm_layer(first, layer); }),
+                      .ours = time_of(device, [&] { norm_layer(last, layer); }),
+                      .theirs = time_of(device, [&] { composed_norm_layer(first, plain); }),
                       .bytes = 2 * size});
     }
     const auto both = [&](const at::Tensor& x, bool fused) {
       const at::Tensor leaf = x.detach().requires_grad_();
-      const at::Tensor y = (fused ? norm_layer(leaf, layer) : composed_norm_layer(leaf, layer)).y;
+      const at::Tensor y = (fused ? norm_layer(leaf, layer) : composed_norm_layer(leaf, plain)).y;
       y.backward(x);
     };
     rows.push_back({.name = "  and backward",
-                    .ours = time_of([&] { both(last, true); }),
-                    .theirs = time_of([&] { both(first, false); }),
+                    .ours = time_of(device, [&] { both(last, true); }),
+                    .theirs = time_of(device, [&] { both(first, false); }),
                     .bytes = 5 * size});
   }
 }
 
-void bench_optimizer(const Config& config, const Model& network, std::vector<KernelRow>& rows) {
+void bench_optimizer(const Config& config,
+                     const Model& network,
+                     at::Device device,
+                     std::vector<KernelRow>& rows) {
   const ParamLayout& layout = network.layout();
-  TrainState state(layout, layout.initial(0));
+  TrainState state(layout, layout.initial(0).to(device));
   state.params.grad().normal_(0, 1e-3);
-  const at::Tensor loss = at::zeros({});
+  const at::Tensor loss = at::zeros({}, device);
   const auto step = [&](bool fused) {
     update(state, layout, config.optim, config.train.steps, loss, loss, fused);
   };
   rows.push_back({.name = "clip+AdamW+EMA " + std::to_string(layout.count()),
-                  .ours = time_of([&] { step(true); }),
-                  .theirs = time_of([&] { step(false); }),
+                  .ours = time_of(device, [&] { step(true); }),
+                  .theirs = time_of(device, [&] { step(false); }),
                   .bytes = 10 * 4 * static_cast<double>(layout.flat_size())});
 }
 
@@ -348,11 +366,12 @@ int bench_kernels(const BenchRequest& request, at::Device device, bool bf16) {
   const Config& config = request.loaded.config;
   const Model network = make_network(config, 0);
   std::vector<KernelRow> rows;
-  bench_norms(config, bf16 ? at::kBFloat16 : at::kFloat, rows);
-  bench_optimizer(config, network, rows);
+  bench_norms(config, device, bf16 ? at::kBFloat16 : at::kFloat, rows);
+  bench_optimizer(config, network, device, rows);
   // What moves at best: a copy that no cache holds.
-  const at::Tensor from = at::ones({int64_t{1} << 26}, at::kFloat), to = at::empty_like(from);
-  const double copy = 8.0 * static_cast<double>(from.numel()) / time_of([&] { to.copy_(from); });
+  const at::Tensor from = at::ones({int64_t{1} << 26}, device), to = at::empty_like(from);
+  const double copy =
+      8.0 * static_cast<double>(from.numel()) / time_of(device, [&] { to.copy_(from); });
   Json about = description(request, network, device, bf16);
   about["copy_gb_s"] = copy / 1e9;
   Table table{.title = "kernels of " + request.config_path + ", " +
@@ -435,7 +454,8 @@ int run_bench(const BenchRequest& request) {
   const at::Device device = pick_device(config.train.device);
   const bool bf16 = set_precision(config.train.precision, device);
   if (config.data.are_points() && request.what != "train")
-    throw Error(Exit::usage, "bench " + request.what + " needs a config of pictures");
+    throw Error(Exit::usage,
+                "bench " + request.what + " needs a config of pictures; this one draws points");
   if (request.what == "train") return bench_train(request, device, bf16);
   if (request.what == "sample") return bench_sample(request, device, bf16);
   return bench_kernels(request, device, bf16);

@@ -6,9 +6,11 @@
 #include <ATen/ops/add.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/conv2d.h>
 #include <ATen/ops/conv_transpose2d.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/flip.h>
+#include <ATen/ops/upsample_nearest2d.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -87,6 +89,9 @@ class ConcatFunction : public torch::autograd::Function<ConcatFunction> {
 
 at::Tensor upsampled_conv(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   DIFFUSE_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3);
+  if (!x.is_cpu())
+    return at::conv2d(
+        at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)}), weight, bias, 1, 1);
   // Pixel i reaches the outputs 2i + r - 1, r = 0 ... 3, by the weights number 2 - r and 3 - r as
   // far as there are such: the sum of neighbours of the flipped and padded kernel, in both
   // directions. Added up in float32 and rounded once.

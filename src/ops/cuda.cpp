@@ -82,6 +82,13 @@ const CudaOps* open_cuda(std::string* why) {
   return opened.ops;
 }
 
+const CudaOps& cuda_ops(const at::Tensor& tensor) {
+  DIFFUSE_CHECK(tensor.is_cuda());
+  const CudaOps* const ops = open_cuda();
+  DIFFUSE_CHECK(ops != nullptr);
+  return *ops;
+}
+
 at::Device pick_device(const std::string& name) {
   const std::optional<DeviceName> wanted = parse_device(name);
   DIFFUSE_CHECK(wanted.has_value());  // the config and the command line refuse others

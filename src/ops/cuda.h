@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/random.h"
+#include "ops/kernels/group_norm.h"
 
 namespace diffuse {
 
@@ -29,7 +30,32 @@ struct CudaOps {
                        uint64_t step,
                        int64_t first_sample,
                        int64_t first_block);
+  /// The kernels of ops/kernels/group_norm.h, on the current stream of `device`.
+  bool (*norm_fits)(const kernels::NormBatch& batch);
+  void (*dropout_bits)(at::Device device,
+                       const kernels::NormBatch& batch,
+                       uint8_t* kept,
+                       uint32_t threshold,
+                       uint64_t seed,
+                       uint64_t step,
+                       int64_t first_sample,
+                       int64_t first_block);
+  void (*norm_forward)(
+      at::Device device, const kernels::NormBatch& batch, void* y, float* mean, float* rstd);
+  void (*norm_backward)(at::Device device,
+                        const kernels::NormBatch& batch,
+                        const void* dy,
+                        const void* more,
+                        const float* mean,
+                        const float* rstd,
+                        void* dx,
+                        float* with_norm,
+                        float* of_scaled,
+                        float* d_added);
 };
+
+/// The kernels for `tensor`, which only a process with the plug-in can have made.
+const CudaOps& cuda_ops(const at::Tensor& tensor);
 
 /// The plug-in's table, opened on the first call; null when it cannot be used, with the reason in
 /// `why` when that is given. Must come before anything asks LibTorch about CUDA: it looks for its

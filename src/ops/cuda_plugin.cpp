@@ -69,6 +69,50 @@ void dropout_mask(const at::Tensor& out,
                             c10::cuda::getCurrentCUDAStream(out.device().index()).stream())));
 }
 
+/// Makes `device` the current one and checks what `launch`, given its current stream, returns.
+template <class Launch>
+void on_stream(at::Device device, const Launch& launch) {
+  const c10::cuda::CUDAGuard guard(device);
+  C10_CUDA_CHECK(
+      static_cast<cudaError_t>(launch(c10::cuda::getCurrentCUDAStream(device.index()).stream())));
+}
+
+void dropout_bits(at::Device device,
+                  const kernels::NormBatch& b,
+                  uint8_t* kept,
+                  uint32_t threshold,
+                  uint64_t seed,
+                  uint64_t step,
+                  int64_t first_sample,
+                  int64_t first_block) {
+  on_stream(device, [&](void* stream) {
+    return kernels::dropout_bits(
+        kept, b.n, b.pixels, b.channels, threshold, seed, step, first_sample, first_block, stream);
+  });
+}
+
+void norm_forward(
+    at::Device device, const kernels::NormBatch& batch, void* y, float* mean, float* rstd) {
+  on_stream(device,
+            [&](void* stream) { return kernels::norm_forward(batch, y, mean, rstd, stream); });
+}
+
+void norm_backward(at::Device device,
+                   const kernels::NormBatch& batch,
+                   const void* dy,
+                   const void* more,
+                   const float* mean,
+                   const float* rstd,
+                   void* dx,
+                   float* with_norm,
+                   float* of_scaled,
+                   float* d_added) {
+  on_stream(device, [&](void* stream) {
+    return kernels::norm_backward(
+        batch, dy, more, mean, rstd, dx, with_norm, of_scaled, d_added, stream);
+  });
+}
+
 }  // namespace
 }  // namespace diffuse
 
@@ -82,6 +126,10 @@ extern "C" const diffuse::CudaOps* diffuse_cuda_ops() {
       memory_peak,
       diffuse::fill_normal,
       diffuse::dropout_mask,
+      kernels::norm_fits,
+      diffuse::dropout_bits,
+      diffuse::norm_forward,
+      diffuse::norm_backward,
   };
   return &ops;
 }

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "ops/cuda.h"
 #include "ops/kernels/cpu.h"
 
 namespace diffuse {
@@ -46,6 +47,10 @@ struct Settings {
         key(layer.key == nullptr ? DropoutKey{} : *layer.key),
         dropout_block(layer.dropout_block) {}
 };
+
+float keep_value(const Settings& settings) {
+  return static_cast<float>(1.0 / (1.0 - settings.dropout));
+}
 
 /// [n, channels] or [channels] float32, contiguous, for the kernels.
 at::Tensor plain(const at::Tensor& t) {
@@ -112,12 +117,64 @@ void for_parts(const at::Tensor& x,
             static_cast<uint32_t>(settings.dropout * 65536.0),
             kept.data());
         p.kept = kept.data();
-        p.keep_value = static_cast<float>(1.0 / (1.0 - settings.dropout));
+        p.keep_value = keep_value(settings);
       }
       body(i, shape, p, scratch.get());
     }
   });
 }
+
+struct Moments {
+  at::Tensor mean, rstd;  // [n, groups]
+};
+
+struct Gradients {
+  at::Tensor x;
+  at::Tensor of_scaled;  // [n, channels]: sum of the gradient of scale' norm + shift
+  at::Tensor with_norm;  // likewise, times the normalised x
+  at::Tensor added;      // undefined where there is none
+};
+
+const float* data_of(const at::Tensor& t) {
+  return t.defined() ? t.const_data_ptr<float>() : nullptr;
+}
+
+// On a GPU.
+
+/// The layer for the kernels, and the bits of the mask that it points to.
+struct OnGpu {
+  kernels::NormBatch batch;
+  at::Tensor kept;
+
+  OnGpu(const at::Tensor& x, const Settings& settings, const Parameters& p)
+      : batch{.n = x.size(0),
+              .pixels = x.size(2) * x.size(3),
+              .channels = x.size(1),
+              .group_channels = x.size(1) / settings.groups,
+              .bf16 = x.scalar_type() == at::kBFloat16,
+              .silu = settings.silu,
+              .eps = settings.eps,
+              .x = x.const_data_ptr(),
+              .weight = data_of(p.weight),
+              .bias = data_of(p.bias),
+              .added = data_of(p.added),
+              .scale = data_of(p.scale),
+              .shift = data_of(p.shift)} {
+    if (settings.dropout == 0) return;
+    kept = at::empty({batch.n, kernels::kept_bytes(batch.pixels, batch.channels)},
+                     x.options().dtype(at::kByte));
+    batch.kept = kept.const_data_ptr<uint8_t>();
+    batch.keep_value = keep_value(settings);
+    cuda_ops(x).dropout_bits(x.device(),
+                             batch,
+                             kept.mutable_data_ptr<uint8_t>(),
+                             static_cast<uint32_t>(settings.dropout * 65536.0),
+                             settings.key.seed,
+                             settings.key.step,
+                             settings.key.first_sample,
+                             settings.dropout_block);
+  }
+};
 
 template <class T>
 const NormKernels<T>& kernels_of();
@@ -131,24 +188,18 @@ const NormKernels<Bf16>& kernels_of<Bf16>() {
 }
 
 template <class T>
-const T* data_of(const at::Tensor& t) {
+const T* values_of(const at::Tensor& t) {
   return t.defined() ? static_cast<const T*>(t.const_data_ptr()) : nullptr;
 }
 
-struct Moments {
-  at::Tensor mean, rstd;  // [n, groups]
-};
-
 template <class T>
-Moments forward_body(const at::Tensor& x,
-                     const Settings& settings,
-                     const Parameters& parameters,
-                     const at::Tensor& y) {
-  const auto like = x.options().dtype(at::kFloat);
-  const Moments out{at::empty({x.size(0), settings.groups}, like),
-                    at::empty({x.size(0), settings.groups}, like)};
+void forward_body(const at::Tensor& x,
+                  const Settings& settings,
+                  const Parameters& parameters,
+                  const at::Tensor& y,
+                  const Moments& out) {
   const int64_t picture = x.size(1) * x.size(2) * x.size(3);
-  const T* const from = data_of<T>(x);
+  const T* const from = values_of<T>(x);
   T* const to = static_cast<T*>(y.mutable_data_ptr());
   float* const mean = out.mean.mutable_data_ptr<float>();
   float* const rstd = out.rstd.mutable_data_ptr<float>();
@@ -165,34 +216,21 @@ Moments forward_body(const at::Tensor& x,
                                       mean + i * settings.groups,
                                       rstd + i * settings.groups);
             });
-  return out;
 }
 
-struct Gradients {
-  at::Tensor x;
-  at::Tensor of_scaled;  // [n, channels]: sum of the gradient of scale' norm + shift
-  at::Tensor with_norm;  // likewise, times the normalised x
-  at::Tensor added;      // undefined where there is none
-};
-
 template <class T>
-Gradients backward_body(const at::Tensor& x,
-                        const Settings& settings,
-                        const Parameters& parameters,
-                        const Moments& moments,
-                        const at::Tensor& dy,
-                        const at::Tensor& more) {
+void backward_body(const at::Tensor& x,
+                   const Settings& settings,
+                   const Parameters& parameters,
+                   const Moments& moments,
+                   const at::Tensor& dy,
+                   const at::Tensor& more,
+                   const Gradients& out) {
   const int64_t channels = x.size(1);
   const int64_t picture = channels * x.size(2) * x.size(3);
-  const auto like = x.options().dtype(at::kFloat);
-  Gradients out{.x = at::empty_like(x),
-                .of_scaled = at::empty({x.size(0), channels}, like),
-                .with_norm = at::empty({x.size(0), channels}, like),
-                .added = {}};
-  if (parameters.added.defined()) out.added = at::empty({x.size(0), channels}, like);
-  const T* const from = data_of<T>(x);
-  const T* const gradient = data_of<T>(dy);
-  const T* const other = data_of<T>(more);
+  const T* const from = values_of<T>(x);
+  const T* const gradient = values_of<T>(dy);
+  const T* const other = values_of<T>(more);
   T* const dx = static_cast<T*>(out.x.mutable_data_ptr());
   const float* const mean = moments.mean.const_data_ptr<float>();
   const float* const rstd = moments.rstd.const_data_ptr<float>();
@@ -217,15 +255,68 @@ Gradients backward_body(const at::Tensor& x,
                                        of_scaled + i * channels,
                                        added == nullptr ? nullptr : added + i * channels);
             });
-  return out;
 }
 
 Moments forward_of(const at::Tensor& x,
                    const Settings& settings,
                    const Parameters& parameters,
                    const at::Tensor& y) {
-  return x.scalar_type() == at::kFloat ? forward_body<float>(x, settings, parameters, y)
-                                       : forward_body<Bf16>(x, settings, parameters, y);
+  const auto like = x.options().dtype(at::kFloat);
+  Moments out{at::empty({x.size(0), settings.groups}, like),
+              at::empty({x.size(0), settings.groups}, like)};
+  if (x.is_cuda())
+    cuda_ops(x).norm_forward(x.device(),
+                             OnGpu(x, settings, parameters).batch,
+                             y.mutable_data_ptr(),
+                             out.mean.mutable_data_ptr<float>(),
+                             out.rstd.mutable_data_ptr<float>());
+  else if (x.scalar_type() == at::kFloat)
+    forward_body<float>(x, settings, parameters, y, out);
+  else
+    forward_body<Bf16>(x, settings, parameters, y, out);
+  return out;
+}
+
+Gradients backward_of(const at::Tensor& x,
+                      const Settings& settings,
+                      const Parameters& parameters,
+                      const Moments& moments,
+                      const at::Tensor& dy,
+                      const at::Tensor& more) {
+  const auto like = x.options().dtype(at::kFloat);
+  Gradients out{.x = at::empty_like(x),
+                .of_scaled = at::empty({x.size(0), x.size(1)}, like),
+                .with_norm = at::empty({x.size(0), x.size(1)}, like),
+                .added = {}};
+  if (parameters.added.defined()) out.added = at::empty({x.size(0), x.size(1)}, like);
+  if (x.is_cuda())
+    cuda_ops(x).norm_backward(x.device(),
+                              OnGpu(x, settings, parameters).batch,
+                              dy.const_data_ptr(),
+                              more.defined() ? more.const_data_ptr() : nullptr,
+                              data_of(moments.mean),
+                              data_of(moments.rstd),
+                              out.x.mutable_data_ptr(),
+                              out.with_norm.mutable_data_ptr<float>(),
+                              out.of_scaled.mutable_data_ptr<float>(),
+                              out.added.defined() ? out.added.mutable_data_ptr<float>() : nullptr);
+  else if (x.scalar_type() == at::kFloat)
+    backward_body<float>(x, settings, parameters, moments, dy, more, out);
+  else
+    backward_body<Bf16>(x, settings, parameters, moments, dy, more, out);
+  return out;
+}
+
+/// Whether there is a kernel for x; on a GPU, whether its groups fit.
+bool has_kernel(const at::Tensor& x, const NormLayer& layer) {
+  if (x.dim() != 4 || x.numel() == 0) return false;
+  if (x.scalar_type() != at::kFloat && x.scalar_type() != at::kBFloat16) return false;
+  if (x.is_cpu()) return true;
+  kernels::NormBatch batch;
+  batch.channels = x.size(1);
+  batch.group_channels = x.size(1) / layer.groups;
+  batch.bf16 = x.scalar_type() == at::kBFloat16;
+  return x.is_cuda() && cuda_ops(x).norm_fits(batch);
 }
 
 class NormFunction : public torch::autograd::Function<NormFunction> {
@@ -279,9 +370,7 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
     const Parameters parameters(weight, bias, added, scale, shift);
     const Moments moments{saved[6], saved[7]};
     const at::Tensor dy = like_x(grads[0]), more = like_x(grads[1]);
-    const Gradients g = x.scalar_type() == at::kFloat
-                            ? backward_body<float>(x, settings, parameters, moments, dy, more)
-                            : backward_body<Bf16>(x, settings, parameters, moments, dy, more);
+    const Gradients g = backward_of(x, settings, parameters, moments, dy, more);
     // u = scale' (weight x^ + bias) + shift, scale' = 1 + scale
     at::Tensor d_weight = g.with_norm, d_bias = g.of_scaled, d_scale, d_shift;
     if (scale.defined()) {
@@ -318,8 +407,7 @@ Normed composed_norm_layer(const at::Tensor& x, const NormLayer& layer) {
 }
 
 Normed norm_layer(const at::Tensor& x, const NormLayer& layer) {
-  const bool known = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
-  if (!x.is_cpu() || !known || x.dim() != 4 || x.numel() == 0) return composed_norm_layer(x, layer);
+  if (!has_kernel(x, layer)) return composed_norm_layer(x, layer);
   DIFFUSE_CHECK(x.size(1) % layer.groups == 0 && layer.scale.defined() == layer.shift.defined());
   const at::Tensor input = x.contiguous(at::MemoryFormat::ChannelsLast);
   const Settings settings(layer);

@@ -28,9 +28,9 @@ struct Normed {
   at::Tensor x;  // x itself, for what else uses it: its gradient by both ways is then one sum
 };
 
-/// One pass over memory where there is a kernel for it (CPU: float32 and bfloat16), else
-/// composed_norm_layer(). y is channels-last then. weight, bias, added, scale and shift may be
-/// float32 beside a bfloat16 x.
+/// One pass over memory where there is a kernel for it (float32 and bfloat16, on the CPU and on
+/// GPUs), else composed_norm_layer(). y is channels-last then. weight, bias, added, scale and shift
+/// may be float32 beside a bfloat16 x.
 Normed norm_layer(const at::Tensor& x, const NormLayer& layer);
 
 /// The same, made of LibTorch's operators; `added` is added to x in place.

@@ -70,14 +70,6 @@ void dropout_mask_cpu(const at::Tensor& out,
   });
 }
 
-/// The kernels for `tensor`, which only a process with the plug-in can have made.
-const CudaOps& cuda_ops(const at::Tensor& tensor) {
-  DIFFUSE_CHECK(tensor.is_cuda());
-  const CudaOps* const ops = open_cuda();
-  DIFFUSE_CHECK(ops != nullptr);
-  return *ops;
-}
-
 }  // namespace
 
 void fill_normal(

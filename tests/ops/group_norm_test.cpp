@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "ops/cuda.h"
 #include "ops/kernels/cpu.h"
 
 namespace diffuse {
@@ -97,11 +98,12 @@ struct Outcome {
 };
 
 /// y and the gradients of sum(y dy) + sum(x more).
-Outcome run(const Case& c, Inputs in, at::ScalarType type, bool fused) {
+Outcome run(
+    const Case& c, Inputs in, at::ScalarType type, bool fused, at::Device device = at::kCPU) {
   const bool wide = type == at::kDouble;
   std::vector<at::Tensor> leaves;
   for (at::Tensor* t : in.leaves()) {
-    *t = (wide ? t->to(at::kDouble) : *t).detach().clone().requires_grad_();
+    *t = (wide ? t->to(at::kDouble) : *t).to(device).detach().clone().requires_grad_();
     leaves.push_back(*t);
   }
   const DropoutKey key{.seed = 3, .step = 11, .first_sample = 5};
@@ -120,10 +122,10 @@ Outcome run(const Case& c, Inputs in, at::ScalarType type, bool fused) {
   const Normed out =
       fused ? norm_layer(in.x, layer) : composed_norm_layer(c.added ? in.x.clone() : in.x, layer);
   const at::Tensor skip = fused || !c.added ? out.x : in.x;
-  ((out.y * in.dy.to(out.y.scalar_type())).sum() + (skip * in.more.to(skip.scalar_type())).sum())
+  ((out.y * in.dy.to(out.y.options())).sum() + (skip * in.more.to(skip.options())).sum())
       .backward();
-  Outcome got{.y = out.y.detach(), .gradients = {}};
-  for (const at::Tensor& leaf : leaves) got.gradients.push_back(leaf.grad());
+  Outcome got{.y = out.y.detach().cpu(), .gradients = {}};
+  for (const at::Tensor& leaf : leaves) got.gradients.push_back(leaf.grad().cpu());
   return got;
 }
 
@@ -279,6 +281,34 @@ TEST(NormLayer, HugeAndTinyInputsAreNoOverflow) {
     EXPECT_TRUE(at::isfinite(got.y).all().item<bool>()) << factor;
     for (const at::Tensor& g : got.gradients)
       EXPECT_TRUE(at::isfinite(g).all().item<bool>()) << factor;
+  }
+}
+
+// The same layer in the same precision: what rounds differently is the exponential (2 units in the
+// last place of float32) and the order of the sums, and then bfloat16's last bit.
+TEST(NormLayerOnAGpu, EqualsTheCpusToRounding) {
+  std::string why;
+  if (open_cuda(&why) == nullptr) GTEST_SKIP() << "no GPU: " << why;
+  std::vector<Case> all = cases();
+  for (const Case& more : std::vector<Case>{{3, 256, 32, 16, 16, true},
+                                            {2, 1024, 32, 4, 4, true, true},
+                                            {2, 64, 32, 64, 64, true, false, true, 0.1},
+                                            {1, 512, 1, 8, 8, true}})
+    all.push_back(more);
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const double unit = type == at::kBFloat16 ? 0x1p-7 : 64 * kEps;
+    for (const Case& c : all) {
+      SCOPED_TRACE(testing::PrintToString(c));
+      const Inputs in(c, type);
+      const Outcome cpu = run(c, in, type, true), gpu = run(c, in, type, true, at::kCUDA);
+      const auto near = [&](const at::Tensor& a, const at::Tensor& b) {
+        return largest(a.to(at::kDouble) - b) <= unit * (1 + largest(b));
+      };
+      EXPECT_TRUE(near(gpu.y, cpu.y));
+      EXPECT_TRUE(at::equal(gpu.y == 0, cpu.y == 0) || c.dropout == 0);
+      for (size_t i = 0; i < cpu.gradients.size(); ++i)
+        EXPECT_TRUE(near(gpu.gradients[i], cpu.gradients[i])) << i;
+    }
   }
 }
 

@@ -32,22 +32,29 @@ constexpr int64_t kChunk = 64;
 
 inline Vec splat(float x) { return x - Vec{}; }
 
+/// Copies n of kLanes values of type T; all of them as one instruction.
+template <class T>
+inline void copy(void* to, const void* from, int64_t n) {
+  if (n == kLanes)
+    std::memcpy(to, from, sizeof(T) * kLanes);
+  else
+    std::memcpy(to, from, sizeof(T) * static_cast<size_t>(n));
+}
+
 /// `n` of kLanes values; the rest are 0.
 inline Vec load(const float* from, int64_t n = kLanes) {
   Vec out{};
-  std::memcpy(&out, from, n == kLanes ? sizeof(Vec) : static_cast<size_t>(n) * sizeof(float));
+  copy<float>(&out, from, n);
   return out;
 }
 
 inline Vec load(const Bf16* from, int64_t n = kLanes) {
   Half half{};
-  std::memcpy(&half, from, n == kLanes ? sizeof(Half) : static_cast<size_t>(n) * sizeof(Bf16));
+  copy<Bf16>(&half, from, n);
   return reinterpret_cast<Vec>(__builtin_convertvector(half, Word) << 16);
 }
 
-inline void store(float* to, Vec x, int64_t n = kLanes) {
-  std::memcpy(to, &x, n == kLanes ? sizeof(Vec) : static_cast<size_t>(n) * sizeof(float));
-}
+inline void store(float* to, Vec x, int64_t n = kLanes) { copy<float>(to, &x, n); }
 
 /// To the nearest, ties to even; NaN stays NaN.
 inline void store(Bf16* to, Vec x, int64_t n = kLanes) {
@@ -55,7 +62,7 @@ inline void store(Bf16* to, Vec x, int64_t n = kLanes) {
   const Word rounded = bits + 0x7FFFu + ((bits >> 16) & 1u);
   const Word kept = (bits & 0x7FFFFFFFu) > 0x7F800000u ? Word{} + 0x7FC00000u : rounded;
   const Half half = __builtin_convertvector(kept >> 16, Half);
-  std::memcpy(to, &half, n == kLanes ? sizeof(Half) : static_cast<size_t>(n) * sizeof(Bf16));
+  copy<Bf16>(to, &half, n);
 }
 
 /// e^x to 2 units in the last place for |x| <= 87; beyond that as at 87. NaN stays NaN.
@@ -89,14 +96,18 @@ inline Vec square_root(Vec x) {
 inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp_of(-x)); }
 
 /// Calls body(channel, lanes, std::integral_constant<int, vectors>) over [first, last): blocks of
-/// kSide whole vectors, then of one, then the rest of one.
+/// kSide whole vectors, then of two, then of one, then the rest of one.
 template <class Body>
 inline void for_channels(int64_t first, int64_t last, const Body& body) {
   int64_t c = first;
   for (; c + kSide * kLanes <= last; c += kSide * kLanes)
     body(c, kLanes, std::integral_constant<int64_t, kSide>());
+  if constexpr (kSide > 2)
+    for (; c + 2 * kLanes <= last; c += 2 * kLanes)
+      body(c, kLanes, std::integral_constant<int64_t, 2>());
   for (; c + kLanes <= last; c += kLanes) body(c, kLanes, std::integral_constant<int64_t, 1>());
-  if (c < last) body(c, last - c, std::integral_constant<int64_t, 1>());
+  // Another type, so that the code above knows that its vectors are whole.
+  if (c < last) body(c, last - c, std::integral_constant<int, 1>());
 }
 
 /// K vectors of a parameter, `otherwise` where there is none.
@@ -630,8 +641,7 @@ void adamw(const AdamwFactors& f,
            float* exp_avg,
            float* exp_avg_sq,
            float* ema) {
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const int64_t lanes = std::min(kLanes, n - i);
+  const auto update = [&](int64_t i, int64_t lanes) {
     const Vec g = load(grad + i, lanes) * f.grad_scale;
     const Vec m = load(exp_avg + i, lanes) * f.beta1 + g * f.rest1;
     const Vec v = load(exp_avg_sq + i, lanes) * f.beta2 + g * g * f.rest2;
@@ -642,7 +652,10 @@ void adamw(const AdamwFactors& f,
     store(exp_avg_sq + i, v, lanes);
     store(weight + i, w, lanes);
     store(ema + i, average + (w - average) * f.ema_share, lanes);
-  }
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) update(i, kLanes);
+  if (i < n) update(i, n - i);
 }
 
 void dropout_bits(
