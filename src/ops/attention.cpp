@@ -122,6 +122,7 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& grads) {
+    DIFFUSE_CHECK(!at::GradMode::is_enabled());  // it has no derivative of its own
     const auto saved = ctx->get_saved_variables();
     const at::Tensor &qkv = saved[0], &out = saved[1], &lse = saved[2];
     const int64_t head = ctx->saved_data["head"].toInt();

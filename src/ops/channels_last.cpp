@@ -80,6 +80,7 @@ class ConcatFunction : public torch::autograd::Function<ConcatFunction> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& grads) {
+    DIFFUSE_CHECK(!at::GradMode::is_enabled());  // it has no derivative of its own
     return parted(grads[0].contiguous(at::MemoryFormat::ChannelsLast),
                   ctx->saved_data["channels"].toInt());
   }

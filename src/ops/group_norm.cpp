@@ -349,6 +349,7 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& grads) {
+    DIFFUSE_CHECK(!at::GradMode::is_enabled());  // it has no derivative of its own
     const auto saved = ctx->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1], &bias = saved[2], &added = saved[3],
                      &scale = saved[4], &shift = saved[5];
@@ -411,6 +412,8 @@ Normed norm_layer(const at::Tensor& x, const NormLayer& layer) {
   DIFFUSE_CHECK(x.size(1) % layer.groups == 0 && layer.scale.defined() == layer.shift.defined());
   const at::Tensor input = x.contiguous(at::MemoryFormat::ChannelsLast);
   const Settings settings(layer);
+  DIFFUSE_CHECK(settings.dropout >= 0 && settings.dropout < 1 &&
+                layer.dropout_block + dropout_blocks(x.numel() / x.size(0)) <= int64_t{1} << 32);
   if (!at::GradMode::is_enabled()) {
     const at::Tensor y = at::empty_like(input);
     forward_of(input,

@@ -374,12 +374,12 @@ Cut cut_of(const NormBatch& b, int vec, int rows, int maps, int most_shared) {
     return 4 * shared_floats(vec, rows, static_cast<int>(chunk)) +
            (staged ? maps * b.pixels * chunk * element : 0);
   };
+  const int64_t widest = std::min(b.channels, std::max<int64_t>(unit, 64));
   int64_t best = 0;
-  for (int64_t chunk = unit; chunk <= std::min<int64_t>(b.channels, 64); chunk += unit)
+  for (int64_t chunk = unit; chunk <= widest; chunk += unit)
     if (b.channels % chunk == 0 && bytes_of(chunk, true) <= most_shared) best = chunk;
   if (best > 0) return {static_cast<int>(best), true, static_cast<int>(bytes_of(best, true))};
-  best = unit;
-  for (int64_t chunk = unit; chunk <= std::min<int64_t>(b.channels, 64); chunk += unit)
+  for (int64_t chunk = unit; chunk <= widest; chunk += unit)
     if (b.channels % chunk == 0) best = chunk;
   return {static_cast<int>(best), false, static_cast<int>(bytes_of(best, false))};
 }
