@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "base/random.h"
+#include "ops/kernels/launch.cuh"
 
 // A block of threads owns some whole groups of channels of one picture. It reads them once, keeps
 // them in shared memory if they fit, adds up, and writes. A thread has kVec neighbouring channels
@@ -133,7 +134,7 @@ __device__ void channel_maps(const NormBatch& b,
 template <class T, int kVec, bool kStaged>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(NormBatch b, int chunk, T* __restrict__ y, float* mean, float* rstd) {
-  extern __shared__ __align__(16) float shared[];
+  float* const shared = shared_memory<float>();
   const Place p(b, chunk, kVec);
   using Pixel = Pack<T, kVec>;
   float* const scratch = shared;
@@ -223,7 +224,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(NormBatch b,
                                                             float* with_norm,
                                                             float* of_scaled,
                                                             float* d_added) {
-  extern __shared__ __align__(16) float shared[];
+  float* const shared = shared_memory<float>();
   const Place p(b, chunk, kVec);
   using Pixel = Pack<T, kVec>;
   float* const scratch = shared;
@@ -393,17 +394,11 @@ int most_shared_memory() {
 }
 
 template <class Kernel, class... Args>
-int launch(Kernel kernel, const NormBatch& b, const Cut& cut, void* stream, Args... args) {
-  if (cut.bytes > 48 << 10) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, cut.bytes);
-    if (error != cudaSuccess) return static_cast<int>(error);
-  }
+int launch_cut(Kernel kernel, const NormBatch& b, const Cut& cut, void* stream, Args... args) {
   const dim3 grid(static_cast<unsigned>((b.channels + cut.chunk - 1) / cut.chunk),
                   static_cast<unsigned>(b.n));
-  kernel<<<grid, kThreads, static_cast<size_t>(cut.bytes), static_cast<cudaStream_t>(stream)>>>(
-      b, cut.chunk, args...);
-  return static_cast<int>(cudaGetLastError());
+  return launch(
+      kernel, grid, kThreads, static_cast<size_t>(cut.bytes), stream, b, cut.chunk, args...);
 }
 
 /// Channels that a thread reads at once: 16 bytes, or as many as divide the channels.
@@ -417,8 +412,8 @@ template <class T, int kVec>
 int forward_of(const NormBatch& b, void* y, float* mean, float* rstd, void* stream) {
   const Cut cut = cut_of(b, kVec, 5, 1, most_shared_memory());
   T* const to = static_cast<T*>(y);
-  return cut.staged ? launch(forward_kernel<T, kVec, true>, b, cut, stream, to, mean, rstd)
-                    : launch(forward_kernel<T, kVec, false>, b, cut, stream, to, mean, rstd);
+  return cut.staged ? launch_cut(forward_kernel<T, kVec, true>, b, cut, stream, to, mean, rstd)
+                    : launch_cut(forward_kernel<T, kVec, false>, b, cut, stream, to, mean, rstd);
 }
 
 template <class T, int kVec>
@@ -436,7 +431,7 @@ int backward_of(const NormBatch& b,
   const T *const gradient = static_cast<const T*>(dy), *const other = static_cast<const T*>(more);
   T* const to = static_cast<T*>(dx);
   const auto run = [&](auto kernel) {
-    return launch(
+    return launch_cut(
         kernel, b, cut, stream, gradient, other, mean, rstd, to, with_norm, of_scaled, d_added);
   };
   return cut.staged ? run(backward_kernel<T, kVec, true>) : run(backward_kernel<T, kVec, false>);
@@ -462,9 +457,20 @@ int dropout_bits(uint8_t* kept,
                  void* stream) {
   const int64_t work = n * kept_bytes(pixels, channels);
   const auto grid = static_cast<unsigned>(std::min<int64_t>((work + 255) / 256, 65536));
-  bits_kernel<<<grid, 256, 0, static_cast<cudaStream_t>(stream)>>>(
-      kept, n, pixels, channels, threshold, seed, step, first_sample, first_block);
-  return static_cast<int>(cudaGetLastError());
+  return launch(bits_kernel,
+                grid,
+                256,
+                0,
+                stream,
+                kept,
+                n,
+                pixels,
+                channels,
+                threshold,
+                seed,
+                step,
+                first_sample,
+                first_block);
 }
 
 int norm_forward(const NormBatch& b, void* y, float* mean, float* rstd, void* stream) {

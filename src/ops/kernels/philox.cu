@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/random.h"
+#include "ops/kernels/launch.cuh"
 
 // One thread a block of random numbers, in a grid-stride loop. The numbers are base/random.h's, as
 // in the CPU's bodies in ops/noise.cpp.
@@ -78,12 +79,18 @@ int fill_normal(float* out,
                 uint64_t step,
                 int64_t first_sample,
                 void* stream) {
-  normal_kernel<<<grid(rows * ((row_size + 3) / 4)),
-                  kThreads,
-                  0,
-                  static_cast<cudaStream_t>(stream)>>>(
-      out, rows, row_size, seed, purpose, step, first_sample);
-  return static_cast<int>(cudaGetLastError());
+  return launch(normal_kernel,
+                grid(rows * ((row_size + 3) / 4)),
+                kThreads,
+                0,
+                stream,
+                out,
+                rows,
+                row_size,
+                seed,
+                purpose,
+                step,
+                first_sample);
 }
 
 int dropout_mask(float* out,
@@ -96,12 +103,20 @@ int dropout_mask(float* out,
                  int64_t first_sample,
                  int64_t first_block,
                  void* stream) {
-  dropout_kernel<<<grid(rows * ((row_size + 7) / 8)),
-                   kThreads,
-                   0,
-                   static_cast<cudaStream_t>(stream)>>>(
-      out, rows, row_size, threshold, keep_value, seed, step, first_sample, first_block);
-  return static_cast<int>(cudaGetLastError());
+  return launch(dropout_kernel,
+                grid(rows * ((row_size + 7) / 8)),
+                kThreads,
+                0,
+                stream,
+                out,
+                rows,
+                row_size,
+                threshold,
+                keep_value,
+                seed,
+                step,
+                first_sample,
+                first_block);
 }
 
 }  // namespace diffuse::kernels

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+
+// What a kernel asks of the language beyond C++, so that tests/kernels can run it on the CPU.
+
+namespace diffuse::kernels {
+
+/// Launches kernel(args...) on blocks of `threads`, each with shared_bytes of dynamic shared
+/// memory; `stream` is a cudaStream_t. Returns the cudaError_t of the launch.
+template <class... Params, class... Args>
+int launch(void (*kernel)(Params...),
+           dim3 grid,
+           int threads,
+           size_t shared_bytes,
+           void* stream,
+           Args... args) {
+  if (shared_bytes > 48 << 10) {  // more than every kernel may have
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return static_cast<int>(error);
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  return static_cast<int>(cudaLaunchKernelEx(&config, kernel, args...));
+}
+
+/// The dynamic shared memory of the thread's block, aligned to 16 bytes; one memory, whatever T.
+template <class T>
+__device__ T* shared_memory() {
+#ifdef __CUDACC__
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  return reinterpret_cast<T*>(shared_bytes);
+#else
+  return static_cast<T*>(emulated_shared_memory());
+#endif
+}
+
+}  // namespace diffuse::kernels
