@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
 #include <cmath>
 #include <functional>
 #include <numbers>
@@ -10,6 +11,7 @@
 
 #include "base/error.h"
 #include "diffusion/bound.h"
+#include "ops/loss.h"
 
 namespace diffuse {
 namespace {
@@ -19,8 +21,36 @@ at::Tensor column(const at::Tensor& values, const at::Tensor& like) {
   return values.to(like.scalar_type()).view({-1, 1, 1, 1});
 }
 
-at::Tensor mix(const at::Tensor& a, const at::Tensor& x, const at::Tensor& b, const at::Tensor& y) {
-  return at::addcmul(at::mul(x, column(a, x)), y, column(b, y));
+using Row = at::Tensor Objective::Rows::*;
+
+/// The rows of Objective::numbers(), in their order; those from c_out on are the bound's.
+constexpr std::array<Row, 14> kRows{&Objective::Rows::input_x0,
+                                    &Objective::Rows::input_eps,
+                                    &Objective::Rows::time,
+                                    &Objective::Rows::target_x0,
+                                    &Objective::Rows::target_eps,
+                                    &Objective::Rows::weight,
+                                    &Objective::Rows::share,
+                                    &Objective::Rows::logsnr,
+                                    &Objective::Rows::c_out,
+                                    &Objective::Rows::mean_error,
+                                    &Objective::Rows::mean_x0,
+                                    &Objective::Rows::log_posterior,
+                                    &Objective::Rows::log_offset,
+                                    &Objective::Rows::log_slope};
+
+struct Points {
+  std::vector<NoisePoint> points;
+  std::vector<double> shares;
+};
+
+Points points_of(const Process& process, const Time* times, int64_t n) {
+  Points out;
+  for (int64_t i = 0; i < n; ++i) {
+    out.points.push_back(process.at(times[i].u));
+    out.shares.push_back(times[i].weight);
+  }
+  return out;
 }
 
 }  // namespace
@@ -38,13 +68,13 @@ Objective::Objective(const DiffusionOptions& options, at::Device device, int64_t
 }
 
 Objective::Rows Objective::rows(const Time* times, int64_t n) const {
-  std::vector<NoisePoint> points;
-  std::vector<double> shares;
-  for (int64_t i = 0; i < n; ++i) {
-    points.push_back(process_.at(times[i].u));
-    shares.push_back(times[i].weight);
-  }
-  return rows_at(points, shares, terms_.bound > 0);
+  const auto [points, shares] = points_of(process_, times, n);
+  return rows_at(points, shares, has_bound());
+}
+
+at::Tensor Objective::numbers(const Time* times, int64_t n) const {
+  const auto [points, shares] = points_of(process_, times, n);
+  return numbers_at(points, shares, false);
 }
 
 Objective::Rows Objective::rows_of_steps(const std::vector<int64_t>& steps) const {
@@ -58,14 +88,29 @@ Objective::Rows Objective::rows_of_points(const std::vector<NoisePoint>& points)
   return rows_at(points, std::vector<double>(points.size(), 1), terms_.bound > 0);
 }
 
+Objective::Rows Objective::rows_in(const at::Tensor& numbers) {
+  Rows out;
+  for (int64_t i = 0; i < numbers.size(0); ++i) out.*kRows[static_cast<size_t>(i)] = numbers[i];
+  return out;
+}
+
 Objective::Rows Objective::rows_at(const std::vector<NoisePoint>& points,
                                    const std::vector<double>& shares,
                                    bool with_bound) const {
-  const auto n = static_cast<int64_t>(points.size());
-  std::vector<double> values;  // one row of [n] for each tensor, copied to the device at once
-  std::vector<at::Tensor*> wanted;
-  const auto add = [&](at::Tensor& out, const std::function<double(size_t)>& value) {
-    wanted.push_back(&out);
+  Rows out = rows_in(numbers_at(points, shares, with_bound).to(device_));
+  if (!with_bound) return out;
+  std::vector<int64_t> decoded;
+  for (size_t i = 0; i < points.size(); ++i)
+    if (points[i].t == 0) decoded.push_back(static_cast<int64_t>(i));
+  out.decoded = at::tensor(decoded, at::kLong).to(device_);
+  return out;
+}
+
+at::Tensor Objective::numbers_at(const std::vector<NoisePoint>& points,
+                                 const std::vector<double>& shares,
+                                 bool with_bound) const {
+  std::vector<double> values;
+  const auto add = [&](const std::function<double(size_t)>& value) {
     for (size_t i = 0; i < points.size(); ++i) values.push_back(value(i));
   };
   std::vector<Coefficients> c;
@@ -74,45 +119,37 @@ Objective::Rows Objective::rows_at(const std::vector<NoisePoint>& points,
     c.push_back(options_.target(point.level));
     targets.push_back(target_coefficients(options_.target, point.level));
   }
-  Rows out;
-  add(out.input_x0, [&](size_t i) { return c[i].c_in * points[i].level.alpha; });
-  add(out.input_eps, [&](size_t i) { return c[i].c_in * points[i].level.sigma; });
-  add(out.time, [&](size_t i) { return c[i].c_noise; });
-  add(out.target_x0, [&](size_t i) { return targets[i].x0; });
-  add(out.target_eps, [&](size_t i) { return targets[i].eps; });
-  add(out.weight, [&](size_t i) {
+  // In the order of kRows.
+  add([&](size_t i) { return c[i].c_in * points[i].level.alpha; });
+  add([&](size_t i) { return c[i].c_in * points[i].level.sigma; });
+  add([&](size_t i) { return c[i].c_noise; });
+  add([&](size_t i) { return targets[i].x0; });
+  add([&](size_t i) { return targets[i].eps; });
+  add([&](size_t i) {
     const bool trained = points[i].t < 0 || !process_.continuous();
     return trained ? network_weight(options_, process_, points[i]) : 0;
   });
-  add(out.share, [&](size_t i) { return shares[i]; });
-  add(out.logsnr, [&](size_t i) { return points[i].level.logsnr; });
-  std::vector<int64_t> decoded;
+  add([&](size_t i) { return shares[i]; });
+  add([&](size_t i) { return points[i].level.logsnr; });
   if (with_bound) {
     const Chain& chain = process_.chain();
     const auto model = [&](size_t i) { return options_.variance(chain, points[i].t); };
-    add(out.c_out, [&](size_t i) { return c[i].c_out; });
-    add(out.mean_error, [&](size_t i) {
-      return chain.posterior_mean_x0[static_cast<size_t>(points[i].t)] * c[i].c_out;
-    });
-    add(out.mean_x0,
-        [&](size_t i) { return chain.posterior_mean_x0[static_cast<size_t>(points[i].t)]; });
-    add(out.log_posterior,
-        [&](size_t i) { return std::log(clipped_posterior_variance(chain, points[i].t)); });
-    add(out.log_offset, [&](size_t i) {
+    const auto mean_x0 = [&](size_t i) {
+      return chain.posterior_mean_x0[static_cast<size_t>(points[i].t)];
+    };
+    add([&](size_t i) { return c[i].c_out; });
+    add([&](size_t i) { return mean_x0(i) * c[i].c_out; });
+    add(mean_x0);
+    add([&](size_t i) { return std::log(clipped_posterior_variance(chain, points[i].t)); });
+    add([&](size_t i) {
       const ModelVariance m = model(i);
       return m.learned ? m.log_offset : std::log(m.fixed);
     });
-    add(out.log_slope, [&](size_t i) { return model(i).log_slope; });
-    for (size_t i = 0; i < points.size(); ++i)
-      if (points[i].t == 0) decoded.push_back(static_cast<int64_t>(i));
-    out.decoded = at::tensor(decoded, at::kLong).to(device_);
+    add([&](size_t i) { return model(i).log_slope; });
   }
-  const at::Tensor all = at::tensor(values, at::kDouble)
-                             .view({static_cast<int64_t>(wanted.size()), n})
-                             .to(at::kFloat)
-                             .to(device_);
-  for (size_t i = 0; i < wanted.size(); ++i) *wanted[i] = all[static_cast<int64_t>(i)];
-  return out;
+  return at::tensor(values, at::kDouble)
+      .view({-1, static_cast<int64_t>(points.size())})
+      .to(at::kFloat);
 }
 
 at::Tensor Objective::input(const at::Tensor& x0, const at::Tensor& eps, const Rows& rows) const {
@@ -132,24 +169,25 @@ std::pair<at::Tensor, at::Tensor> Objective::split(const at::Tensor& output) con
 Objective::Loss Objective::loss(const at::Tensor& output,
                                 const at::Tensor& x0,
                                 const at::Tensor& eps,
-                                const Rows& rows) const {
-  // A bfloat16 network's output is compared in float32.
-  const auto [f, v] = split(output.to(x0.scalar_type()));
-  const at::Tensor error = at::sub(f, target(x0, eps, rows));
-  const at::Tensor raw = at::mean(at::square(error), {1, 2, 3});
-  Loss out{.weighted = {}, .error = {}, .weighted_bound = {}, .raw = raw.detach(), .bound = {}};
-  if (terms_.error) {
-    const at::Tensor mean =
-        terms_.huber > 0
-            ? at::mean(
-                  at::huber_loss(error, at::zeros_like(error), at::Reduction::None, terms_.huber)
-                      .mul(2),
-                  {1, 2, 3})
-            : raw;
-    out.error = at::mul(mean, rows.weight.to(raw.scalar_type()));
-  }
-  if (terms_.bound > 0) {
-    const at::Tensor bits = bound_bits(terms_.bound_of_mean ? error : error.detach(), v, x0, rows);
+                                const Rows& rows,
+                                bool fused) const {
+  const auto [f, v] = split(output);
+  const ErrorTerms terms{.x0 = x0,
+                         .eps = eps,
+                         .target_x0 = rows.target_x0,
+                         .target_eps = rows.target_eps,
+                         .weight = rows.weight,
+                         .huber = terms_.huber};
+  const ErrorLoss of_error =
+      fused && f.is_cuda() ? error_loss(f, terms) : composed_error_loss(f, terms);
+  Loss out{.weighted = {}, .error = {}, .weighted_bound = {}, .raw = of_error.raw, .bound = {}};
+  if (terms_.error) out.error = of_error.weighted;
+  if (has_bound()) {
+    const at::Tensor error = at::sub(f.to(x0.scalar_type()), target(x0, eps, rows));
+    const at::Tensor bits = bound_bits(terms_.bound_of_mean ? error : error.detach(),
+                                       v.defined() ? v.to(x0.scalar_type()) : v,
+                                       x0,
+                                       rows);
     out.bound = bits.detach();
     const double factor = terms_.bound * static_cast<double>(process_.chain().steps());
     out.weighted_bound = at::mul(bits, factor);

@@ -43,6 +43,12 @@ class Objective {
     at::Tensor decoded;                // int64, the rows at t = 0
   };
   Rows rows(const Time* times, int64_t n) const;
+  /// What rows() without the bound is made of: [any, n] float32 on the host, to be kept in one
+  /// place of the device from step to step; and the rows that are views of it there.
+  at::Tensor numbers(const Time* times, int64_t n) const;
+  static Rows rows_in(const at::Tensor& numbers);
+  /// Whether the loss needs the bound's numbers.
+  bool has_bound() const { return terms_.bound > 0; }
   /// Rows for steps of the chain, each with share 1. Where time is continuous the chain is not what
   /// is trained: the weights are 0.
   Rows rows_of_steps(const std::vector<int64_t>& steps) const;
@@ -61,10 +67,12 @@ class Objective {
     at::Tensor raw;             // [n], |F* - F|^2 averaged over a picture's values
     at::Tensor bound;           // [n], L_t in bits a dimension; undefined without the bound
   };
+  /// `fused`: in one pass on a GPU where there is a kernel for it.
   Loss loss(const at::Tensor& output,
             const at::Tensor& x0,
             const at::Tensor& eps,
-            const Rows& rows) const;
+            const Rows& rows,
+            bool fused = false) const;
 
   /// [n] the term of the bound, in bits a dimension: L_{t-1} = KL(q(z_{t-1} | z_t, x_0) || p), and
   /// at t = 0 the decoder's -log p(x_0 | z_0) (Ho et al. 2020, eq. 5). `error` is F - F*, `v` the
@@ -86,6 +94,9 @@ class Objective {
   Rows rows_at(const std::vector<NoisePoint>& points,
                const std::vector<double>& shares,
                bool with_bound) const;
+  at::Tensor numbers_at(const std::vector<NoisePoint>& points,
+                        const std::vector<double>& shares,
+                        bool with_bound) const;
   /// mu~(x0_hat) - mu~(x0) = to_mean error, x0_hat - x0 = to_x0 error.
   at::Tensor bound_terms(const at::Tensor& error,
                          const at::Tensor& to_mean,

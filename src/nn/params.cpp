@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "nn/params.h"
 
+#include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <utility>
 
@@ -115,15 +118,72 @@ at::Tensor ParamLayout::initial(uint64_t seed) const {
   return from_row_major(flat);
 }
 
+/// Hands out Params::rounded_ and takes the gradients of all of them at once.
+class RoundedFunction : public torch::autograd::Function<RoundedFunction> {
+ public:
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx,
+                                                const at::Tensor& /*anchor*/,
+                                                const Params* params,
+                                                bool first) {
+    ctx->saved_data["params"] = reinterpret_cast<int64_t>(params);
+    ctx->saved_data["first"] = first;
+    ctx->set_materialize_grads(false);
+    Weights out;
+    for (const at::Tensor& t : params->rounded_) out.push_back(t.detach());
+    return out;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 const torch::autograd::variable_list& grads) {
+    const auto* const params = reinterpret_cast<const Params*>(ctx->saved_data["params"].toInt());
+    const bool first = ctx->saved_data["first"].toBool();
+    struct Pair {
+      std::vector<at::Tensor> to, from;
+    };
+    Pair full, half;  // apart, since a list of one type is a few launches on a GPU
+    for (size_t i = 0; i < grads.size(); ++i) {
+      const at::Tensor& to = params->grads_[i];
+      if (!grads[i].defined()) {
+        if (first) to.zero_();
+        continue;
+      }
+      Pair& pair = grads[i].scalar_type() == at::kFloat ? full : half;
+      pair.to.push_back(to);
+      pair.from.push_back(grads[i]);
+    }
+    for (Pair* pair : {&full, &half}) {
+      if (pair->to.empty()) continue;
+      if (first)
+        at::_foreach_copy_(pair->to, pair->from);
+      else
+        at::_foreach_add_(pair->to, pair->from);
+    }
+    return {{}, {}, {}};
+  }
+};
+
 Params::Params(const ParamLayout& layout, at::Tensor flat)
-    : flat_(std::move(flat)), grad_(at::zeros_like(flat_)) {
-  const Weights grads = layout.views(grad_);
+    : flat_(std::move(flat)), grad_(at::zeros_like(flat_)), grads_(layout.views(grad_)) {
   // Detached, so that autocast, which does not keep the casts of differentiable views, keeps these.
   for (const at::Tensor& view : layout.views(flat_)) weights_.push_back(view.detach());
   for (size_t i = 0; i < weights_.size(); ++i) {
     weights_[i].set_requires_grad(true);
-    weights_[i].mutable_grad() = grads[i].detach();
+    weights_[i].mutable_grad() = grads_[i].detach();
   }
+}
+
+void Params::keep_half(const ParamLayout& layout) {
+  half_ = flat_.to(at::kBFloat16);
+  const Weights full = layout.views(flat_), half = layout.views(half_);
+  rounded_.clear();
+  for (size_t i = 0; i < full.size(); ++i)
+    rounded_.push_back(layout.infos()[i].half ? half[i] : full[i]);
+  anchor_ = at::zeros({1}, flat_.options()).set_requires_grad(true);
+}
+
+Weights Params::rounded(bool first) const {
+  DIFFUSE_CHECK(half_.defined());
+  return RoundedFunction::apply(anchor_, this, first);
 }
 
 }  // namespace diffuse

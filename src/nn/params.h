@@ -90,10 +90,24 @@ class Params {
   const at::Tensor& grad() const { return grad_; }
   const Weights& weights() const { return weights_; }  // leaves that require a gradient
 
+  /// Keeps a copy of flat() in bfloat16, made now. Whoever changes flat() changes it, too.
+  void keep_half(const ParamLayout& layout);
+  const at::Tensor& half() const { return half_; }  // undefined without keep_half()
+  /// What a network that computes in bfloat16 reads without rounding anything: weights(), those
+  /// with ParamInfo::half from half(). Their backward() writes all of grad() when `first`, else it
+  /// adds; this object must live until then.
+  Weights rounded(bool first) const;
+
  private:
+  friend class RoundedFunction;
+
   at::Tensor flat_;
   at::Tensor grad_;
+  at::Tensor half_;
   Weights weights_;
+  Weights grads_;      // views of grad_
+  Weights rounded_;    // of half_ or flat_
+  at::Tensor anchor_;  // requires a gradient, so that what rounded() gives has one
 };
 
 }  // namespace diffuse

@@ -143,7 +143,7 @@ at::Tensor UNet::forward_as_is(const Weights& weights,
                      options_.base_channels * options_.channel_mult.front(),
                      options_.flip_sin_to_cos,
                      options_.freq_shift,
-                     x.scalar_type());
+                     pass[time_.linear1.weight].scalar_type());
   pass.embedding = at::silu(time_(weights, sinusoids, labels));
   if (fused_) pass.times = times_of(pass);
 

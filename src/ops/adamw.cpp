@@ -2,6 +2,7 @@
 #include "ops/adamw.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "ops/cuda.h"
 #include "ops/kernels/cpu.h"
 
 namespace diffuse {
@@ -64,6 +66,38 @@ void adamw_ema(const AdamwStep& step,
   for_pieces(grad.numel(), [&](int64_t, int64_t i, int64_t n) {
     kernels::cpu_kernels().adamw(factors, n, g + i, w + i, m + i, v + i, a + i);
   });
+}
+
+void update_on_gpu(const GpuUpdate& u) {
+  const int64_t n = u.grad.numel();
+  for (const at::Tensor& t : {u.grad, u.weight, u.exp_avg, u.exp_avg_sq, u.ema})
+    DIFFUSE_CHECK(t.is_cuda() && t.is_contiguous() && t.numel() == n);
+  DIFFUSE_CHECK(n % 4 == 0 && u.decay_end % 4 == 0 && u.decay_end <= n);
+  DIFFUSE_CHECK(!u.half.defined() || (u.half.is_contiguous() && u.half.numel() == n));
+  const at::Tensor loss = u.loss.to(at::kFloat), loss_raw = u.loss_raw.to(at::kFloat);
+  const CudaOps& ops = cuda_ops(u.grad);
+  const at::Tensor scratch =
+      at::empty({ops.update_scratch_bytes(n)}, u.grad.options().dtype(at::kByte));
+  ops.update(u.grad.device(),
+             {.n = n,
+              .decay_end = u.decay_end,
+              .beta1 = u.beta1,
+              .beta2 = u.beta2,
+              .eps = u.eps,
+              .weight_decay = u.weight_decay,
+              .clip = u.clip,
+              .grad = u.grad.const_data_ptr<float>(),
+              .weight = u.weight.mutable_data_ptr<float>(),
+              .exp_avg = u.exp_avg.mutable_data_ptr<float>(),
+              .exp_avg_sq = u.exp_avg_sq.mutable_data_ptr<float>(),
+              .ema = u.ema.mutable_data_ptr<float>(),
+              .half = u.half.defined() ? u.half.mutable_data_ptr() : nullptr,
+              .rates = u.rates.const_data_ptr<double>(),
+              .loss = loss.const_data_ptr<float>(),
+              .loss_raw = loss_raw.const_data_ptr<float>(),
+              .updates = u.updates.mutable_data_ptr<float>(),
+              .tally = u.tally.mutable_data_ptr<double>()},
+             scratch.mutable_data_ptr());
 }
 
 }  // namespace diffuse

@@ -3,6 +3,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "ops/kernels/adamw.h"
+
 namespace diffuse {
 
 /// One update of AdamW (Loshchilov & Hutter 2019, algorithm 2) and of the average of the weights.
@@ -26,5 +28,24 @@ void adamw_ema(const AdamwStep& step,
                const at::Tensor& exp_avg,
                const at::Tensor& exp_avg_sq,
                const at::Tensor& ema);
+
+/// An update on a GPU, with everything around it and without a word to the host. Flat float32
+/// buffers but where said otherwise; the numbers are those of AdamwStep.
+struct GpuUpdate {
+  double beta1 = 0.9, beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0;
+  int64_t decay_end = 0;  // values before it decay
+  double clip = 0;        // longest norm of a gradient; 0: any
+  at::Tensor grad, weight, exp_avg, exp_avg_sq, ema;
+  at::Tensor half;            // the weights rounded to bfloat16; undefined: not wanted
+  at::Tensor rates;           // [2] float64: learning rate, decay of the average
+  at::Tensor loss, loss_raw;  // one value each
+  at::Tensor updates;         // [1] float32: made so far
+  at::Tensor tally;           // [Tally::count] float64
+};
+
+/// Unless the gradient's norm or the loss is not finite: then only the tally moves.
+void update_on_gpu(const GpuUpdate& update);
 
 }  // namespace diffuse

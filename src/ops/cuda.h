@@ -5,12 +5,29 @@
 #include <c10/core/Device.h>
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 
 #include "base/random.h"
+#include "ops/kernels/adamw.h"
+#include "ops/kernels/batch.h"
 #include "ops/kernels/group_norm.h"
+#include "ops/kernels/loss.h"
 
 namespace diffuse {
+
+/// Work on a GPU that was captured as one CUDA graph. It reads and writes the memory that it was
+/// captured with.
+class CapturedWork {
+ public:
+  CapturedWork() = default;
+  CapturedWork(const CapturedWork&) = delete;
+  CapturedWork& operator=(const CapturedWork&) = delete;
+  virtual ~CapturedWork() = default;
+  /// Queues it on the current stream.
+  virtual void replay() = 0;
+};
 
 /// What the plug-in libdiffuse_cuda offers, as one table. It is opened when a GPU is asked for, so
 /// that one build runs on machines with and without CUDA libraries.
@@ -20,6 +37,7 @@ struct CudaOps {
   std::string (*device_name)(int device);
   int (*capability)(int device);       // compute capability, 90 for 9.0
   int64_t (*memory_peak)(int device);  // bytes in live tensors, highest so far
+  int64_t (*memory_free)(int device);  // bytes that nobody uses
   /// The CUDA bodies of ops/noise.h.
   void (*fill_normal)(
       const at::Tensor& out, uint64_t seed, Purpose purpose, uint64_t step, int64_t first_sample);
@@ -27,7 +45,7 @@ struct CudaOps {
                        uint32_t threshold,
                        float keep_value,
                        uint64_t seed,
-                       uint64_t step,
+                       kernels::StepNumber step,
                        int64_t first_sample,
                        int64_t first_block);
   /// The kernels of ops/kernels/group_norm.h, on the current stream of `device`.
@@ -37,7 +55,7 @@ struct CudaOps {
                        uint8_t* kept,
                        uint32_t threshold,
                        uint64_t seed,
-                       uint64_t step,
+                       kernels::StepNumber step,
                        int64_t first_sample,
                        int64_t first_block);
   void (*norm_forward)(
@@ -52,6 +70,23 @@ struct CudaOps {
                         float* with_norm,
                         float* of_scaled,
                         float* d_added);
+  /// Those of ops/kernels/batch.h, loss.h and adamw.h, likewise.
+  void (*noisy_batch)(at::Device device, const kernels::NoisyBatch& batch);
+  void (*error_loss)(at::Device device,
+                     const kernels::ErrorBatch& batch,
+                     float* raw,
+                     float* weighted);
+  void (*error_loss_backward)(at::Device device,
+                              const kernels::ErrorBatch& batch,
+                              const float* d_weighted,
+                              void* df);
+  int64_t (*update_scratch_bytes)(int64_t n);
+  void (*update)(at::Device device, const kernels::AdamwUpdate& update, void* scratch);
+  /// Runs `work` with a stream of its own as the current one, after all that was queued before and
+  /// before all that comes after. Work on the default stream cannot be captured.
+  void (*on_own_stream)(at::Device device, const std::function<void()>& work);
+  /// Captures what `work` queues on the current stream; nothing runs yet. Rethrows what it throws.
+  std::unique_ptr<CapturedWork> (*capture)(at::Device device, const std::function<void()>& work);
 };
 
 /// The kernels for `tensor`, which only a process with the plug-in can have made.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <ATen/core/Tensor.h>
+#include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -7,7 +8,6 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "ops/cuda.h"
-#include "ops/kernels/philox.h"
 
 // libdiffuse_cuda: the launch side of the kernels. It brings libtorch_cuda into the process.
 
@@ -52,7 +52,7 @@ void dropout_mask(const at::Tensor& out,
                   uint32_t threshold,
                   float keep_value,
                   uint64_t seed,
-                  uint64_t step,
+                  kernels::StepNumber step,
                   int64_t first_sample,
                   int64_t first_block) {
   const c10::cuda::CUDAGuard guard(out.device());
@@ -82,7 +82,7 @@ void dropout_bits(at::Device device,
                   uint8_t* kept,
                   uint32_t threshold,
                   uint64_t seed,
-                  uint64_t step,
+                  kernels::StepNumber step,
                   int64_t first_sample,
                   int64_t first_block) {
   on_stream(device, [&](void* stream) {
@@ -113,6 +113,75 @@ void norm_backward(at::Device device,
   });
 }
 
+void noisy_batch(at::Device device, const kernels::NoisyBatch& batch) {
+  on_stream(device, [&](void* stream) { return kernels::noisy_batch(batch, stream); });
+}
+
+void error_loss(at::Device device, const kernels::ErrorBatch& batch, float* raw, float* weighted) {
+  on_stream(device,
+            [&](void* stream) { return kernels::error_loss(batch, raw, weighted, stream); });
+}
+
+void error_loss_backward(at::Device device,
+                         const kernels::ErrorBatch& batch,
+                         const float* d_weighted,
+                         void* df) {
+  on_stream(device, [&](void* stream) {
+    return kernels::error_loss_backward(batch, d_weighted, df, stream);
+  });
+}
+
+void update(at::Device device, const kernels::AdamwUpdate& wanted, void* scratch) {
+  on_stream(device, [&](void* stream) { return kernels::update(wanted, scratch, stream); });
+}
+
+void on_own_stream(at::Device device, const std::function<void()>& work) {
+  const c10::cuda::CUDAGuard guard(device);
+  const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool(false, device.index());
+  c10::cuda::device_synchronize();
+  {
+    const c10::cuda::CUDAStreamGuard as_current(stream);
+    work();
+  }
+  c10::cuda::device_synchronize();
+}
+
+class Graph : public CapturedWork {
+ public:
+  explicit Graph(const std::function<void()>& work) {
+    // What was cached by steps that were not captured is of no use to one that is.
+    c10::cuda::CUDACachingAllocator::emptyCache();
+    // Other threads (the loader's, autograd's own) may do as they please.
+    graph_.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+    try {
+      work();
+    } catch (...) {
+      try {
+        graph_.capture_end();
+      } catch (...) {  // NOLINT(bugprone-empty-catch): the first error is the one to tell
+      }
+      throw;
+    }
+    graph_.capture_end();
+  }
+  void replay() override { graph_.replay(); }
+
+ private:
+  at::cuda::CUDAGraph graph_;
+};
+
+std::unique_ptr<CapturedWork> capture(at::Device device, const std::function<void()>& work) {
+  const c10::cuda::CUDAGuard guard(device);
+  return std::make_unique<Graph>(work);
+}
+
+int64_t memory_free(int device) {
+  const c10::cuda::CUDAGuard guard(index_of(device));
+  size_t free = 0, total = 0;
+  C10_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return static_cast<int64_t>(free);
+}
+
 }  // namespace
 }  // namespace diffuse
 
@@ -124,12 +193,20 @@ extern "C" const diffuse::CudaOps* diffuse_cuda_ops() {
       device_name,
       capability,
       memory_peak,
+      memory_free,
       diffuse::fill_normal,
       diffuse::dropout_mask,
       kernels::norm_fits,
       diffuse::dropout_bits,
       diffuse::norm_forward,
       diffuse::norm_backward,
+      diffuse::noisy_batch,
+      diffuse::error_loss,
+      diffuse::error_loss_backward,
+      kernels::update_scratch_bytes,
+      diffuse::update,
+      diffuse::on_own_stream,
+      diffuse::capture,
   };
   return &ops;
 }

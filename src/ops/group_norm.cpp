@@ -170,7 +170,7 @@ struct OnGpu {
                              kept.mutable_data_ptr<uint8_t>(),
                              static_cast<uint32_t>(settings.dropout * 65536.0),
                              settings.key.seed,
-                             settings.key.step,
+                             {settings.key.step, settings.key.step_there},
                              settings.key.first_sample,
                              settings.dropout_block);
   }
@@ -342,6 +342,7 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
     ctx->saved_data["seed"] = static_cast<int64_t>(settings.key.seed);
     ctx->saved_data["step"] = static_cast<int64_t>(settings.key.step);
     ctx->saved_data["first_sample"] = settings.key.first_sample;
+    ctx->saved_data["step_there"] = reinterpret_cast<int64_t>(settings.key.step_there);
     ctx->saved_data["dropout_block"] = settings.dropout_block;
     ctx->set_materialize_grads(false);
     return {y, x};
@@ -358,7 +359,8 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
     const auto whole = [&](const char* name) { return ctx->saved_data[name].toInt(); };
     const DropoutKey key{.seed = static_cast<uint64_t>(whole("seed")),
                          .step = static_cast<uint64_t>(whole("step")),
-                         .first_sample = whole("first_sample")};
+                         .first_sample = whole("first_sample"),
+                         .step_there = reinterpret_cast<const int64_t*>(whole("step_there"))};
     layer.groups = whole("groups");
     layer.silu = ctx->saved_data["silu"].toBool();
     layer.dropout = ctx->saved_data["dropout"].toDouble();

@@ -100,8 +100,13 @@ at::Tensor dropout_mask(const at::Tensor& like,
     if (mask.is_cpu())
       dropout_mask_cpu(mask, threshold, keep_value, key, first_block);
     else
-      cuda_ops(mask).dropout_mask(
-          mask, threshold, keep_value, key.seed, key.step, key.first_sample, first_block);
+      cuda_ops(mask).dropout_mask(mask,
+                                  threshold,
+                                  keep_value,
+                                  key.seed,
+                                  {key.step, key.step_there},
+                                  key.first_sample,
+                                  first_block);
   }
   return mask.to(like.scalar_type());
 }

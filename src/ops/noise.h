@@ -20,6 +20,9 @@ struct DropoutKey {
   uint64_t seed = 0;
   uint64_t step = 0;
   int64_t first_sample = 0;
+  // On a GPU, where given: points to the step there, to be read when the mask is drawn, backward
+  // included; for steps that are captured once and replayed.
+  const int64_t* step_there = nullptr;
 };
 
 /// The probability that dropout really uses: `p` rounded to a multiple of 2^-16.

@@ -145,7 +145,41 @@ void update_fused(TrainState& state,
                decay);
 }
 
+/// The same on a GPU.
+void update_on_gpu(TrainState& state,
+                   const ParamLayout& layout,
+                   const OptimOptions& options,
+                   const at::Tensor& loss,
+                   const at::Tensor& loss_raw) {
+  diffuse::update_on_gpu(
+      {.beta1 = options.betas[0],
+       .beta2 = options.betas[1],
+       .eps = options.eps,
+       .weight_decay = options.weight_decay,
+       .decay_end = options.decay_norms_and_biases ? layout.flat_size() : layout.decay_end(),
+       .clip = options.grad_clip,
+       .grad = state.params.grad(),
+       .weight = state.params.flat(),
+       .exp_avg = state.exp_avg,
+       .exp_avg_sq = state.exp_avg_sq,
+       .ema = state.ema,
+       .half = state.params.half(),
+       .rates = state.rates,
+       .loss = loss,
+       .loss_raw = loss_raw,
+       .updates = state.updates,
+       .tally = state.tally});
+}
+
 }  // namespace
+
+void set_rates(TrainState& state, const OptimOptions& options, int64_t steps) {
+  at::Tensor rates = at::tensor(
+      {learning_rate(options, state.step, steps), ema_decay(options, state.step + 1)}, at::kDouble);
+  // From pinned memory the copy does not wait for the work that is queued.
+  if (state.rates.is_cuda()) rates = rates.pin_memory();
+  state.rates.copy_(rates, /*non_blocking=*/true);
+}
 
 void update(TrainState& state,
             const ParamLayout& layout,
@@ -155,10 +189,15 @@ void update(TrainState& state,
             const at::Tensor& loss_raw,
             bool fused) {
   const at::NoGradGuard no_grad;
-  if (fused && state.params.flat().is_cpu())
+  if (fused && state.params.flat().is_cuda()) {
+    update_on_gpu(state, layout, options, loss, loss_raw);
+    return;
+  }
+  if (fused)
     update_fused(state, layout, options, steps, loss, loss_raw);
   else
     update_composed(state, layout, options, steps, loss, loss_raw);
+  if (state.params.half().defined()) state.params.half().copy_(state.params.flat());
 }
 
 }  // namespace diffuse

@@ -122,7 +122,8 @@ TrainState::TrainState(const ParamLayout& layout, at::Tensor flat)
       exp_avg(at::zeros_like(flat)),
       exp_avg_sq(at::zeros_like(flat)),
       updates(at::zeros({1}, flat.options())),
-      tally(at::zeros({Tally::count}, flat.options().dtype(at::kDouble))) {
+      tally(at::zeros({Tally::count}, flat.options().dtype(at::kDouble))),
+      rates(at::zeros({2}, flat.options().dtype(at::kDouble))) {
   tally[Tally::ema_initial].fill_(1.0);
 }
 

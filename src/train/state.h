@@ -12,25 +12,9 @@
 #include "diffusion/time_sampler.h"
 #include "io/checkpoint.h"
 #include "nn/params.h"
+#include "ops/adamw.h"
 
 namespace diffuse {
-
-/// Sums since the last log line, as one float64 tensor on the device: nothing is read per step.
-struct Tally {
-  enum Slot : int64_t {
-    steps,                 // optimizer steps
-    good,                  // of them with finite loss and gradient
-    loss,                  // sum over good steps
-    loss_raw,              // likewise, unweighted
-    grad_norm,             // likewise, before clipping
-    longest_row,           // most skipped steps in a row
-    window_end,            // what is above is cleared at each log line, what follows is not
-    skipped = window_end,  // since the beginning of the run
-    skipped_in_row,        // up to now
-    ema_initial,           // share of the initial random weights in the EMA
-    count,
-  };
-};
 
 /// All that a checkpoint saves, and all that training changes.
 struct TrainState {
@@ -42,6 +26,7 @@ struct TrainState {
   at::Tensor exp_avg_sq;
   at::Tensor updates;  // [1] float32: updates made, i.e. steps less skipped ones
   at::Tensor tally;    // [Tally::count] float64
+  at::Tensor rates;    // [2] float64: see set_rates()
   int64_t step = 0;    // optimizer steps done
   int64_t images_seen = 0;
   int64_t logged_step = 0;  // the last log line

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include "ops/kernels/group_norm.h"
 
-#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
 
 #include "base/random.h"
+#include "ops/kernels/bf16.cuh"
 #include "ops/kernels/launch.cuh"
+#include "ops/kernels/step_of.cuh"
 
 // A block of threads owns some whole groups of channels of one picture. It reads them once, keeps
 // them in shared memory if they fit, adds up, and writes. A thread has kVec neighbouring channels
@@ -24,11 +25,6 @@ template <class T, int kVec>
 struct alignas(sizeof(T) * kVec) Pack {
   T v[kVec];
 };
-
-__device__ inline float value_of(float x) { return x; }
-__device__ inline float value_of(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ inline void set(float& to, float x) { to = x; }
-__device__ inline void set(__nv_bfloat16& to, float x) { to = __float2bfloat16_rn(x); }
 
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
 
@@ -334,7 +330,7 @@ __global__ void bits_kernel(uint8_t* __restrict__ kept,
                             int64_t channels,
                             uint32_t threshold,
                             uint64_t seed,
-                            uint64_t step,
+                            StepNumber step,
                             int64_t first_sample,
                             int64_t first_block) {
   const int64_t bytes = (pixels * channels + 7) / 8;
@@ -342,7 +338,8 @@ __global__ void bits_kernel(uint8_t* __restrict__ kept,
   for (int64_t t = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; t < n * bytes;
        t += stride) {
     const int64_t i = t / bytes, block = t % bytes;
-    const Stream stream{seed, Purpose::dropout, step, static_cast<uint64_t>(first_sample + i)};
+    const Stream stream{
+        seed, Purpose::dropout, step_of(step), static_cast<uint64_t>(first_sample + i)};
     const Philox4 word = random_block(stream, static_cast<uint32_t>(first_block + block));
     unsigned bits = 0;
     for (int j = 0; j < 4; ++j) {
@@ -451,7 +448,7 @@ int dropout_bits(uint8_t* kept,
                  int64_t channels,
                  uint32_t threshold,
                  uint64_t seed,
-                 uint64_t step,
+                 StepNumber step,
                  int64_t first_sample,
                  int64_t first_block,
                  void* stream) {

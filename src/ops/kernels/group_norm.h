@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "ops/kernels/philox.h"
+
 // CUDA bodies of ops/group_norm.h, for channels-last feature maps [n, pixels, channels] of bfloat16
 // or float32. Pointers are the device's, `stream` is a cudaStream_t, and each function returns the
 // cudaError_t of its launch.
@@ -43,7 +45,7 @@ int dropout_bits(uint8_t* kept,
                  int64_t channels,
                  uint32_t threshold,
                  uint64_t seed,
-                 uint64_t step,
+                 StepNumber step,
                  int64_t first_sample,
                  int64_t first_block,
                  void* stream);

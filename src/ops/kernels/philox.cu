@@ -8,6 +8,7 @@
 
 #include "base/random.h"
 #include "ops/kernels/launch.cuh"
+#include "ops/kernels/step_of.cuh"
 
 // One thread a block of random numbers, in a grid-stride loop. The numbers are base/random.h's, as
 // in the CPU's bodies in ops/noise.cpp.
@@ -46,7 +47,7 @@ __global__ void dropout_kernel(float* __restrict__ out,
                                uint32_t threshold,
                                float keep_value,
                                uint64_t seed,
-                               uint64_t step,
+                               StepNumber step,
                                int64_t first_sample,
                                int64_t first_block) {
   const int64_t blocks = (row_size + 7) / 8;
@@ -55,7 +56,8 @@ __global__ void dropout_kernel(float* __restrict__ out,
        i += stride) {
     const int64_t row = i / blocks;
     const int64_t block = i % blocks;
-    const Stream stream{seed, Purpose::dropout, step, static_cast<uint64_t>(first_sample + row)};
+    const Stream stream{
+        seed, Purpose::dropout, step_of(step), static_cast<uint64_t>(first_sample + row)};
     const Philox4 b = random_block(stream, static_cast<uint32_t>(first_block + block));
     float* const to = out + row * row_size + 8 * block;
     for (int j = 0; j < 8 && 8 * block + j < row_size; ++j)
@@ -99,7 +101,7 @@ int dropout_mask(float* out,
                  uint32_t threshold,
                  float keep_value,
                  uint64_t seed,
-                 uint64_t step,
+                 StepNumber step,
                  int64_t first_sample,
                  int64_t first_block,
                  void* stream) {

@@ -14,6 +14,13 @@
 
 namespace diffuse::kernels {
 
+/// The number of an optimizer step: what `there` (on the device) holds, so that a captured launch
+/// is right in every step; where that is null, `value`.
+struct StepNumber {
+  uint64_t value = 0;
+  const int64_t* there = nullptr;
+};
+
 int fill_normal(float* out,
                 int64_t rows,
                 int64_t row_size,
@@ -29,7 +36,7 @@ int dropout_mask(float* out,
                  uint32_t threshold,
                  float keep_value,
                  uint64_t seed,
-                 uint64_t step,
+                 StepNumber step,
                  int64_t first_sample,
                  int64_t first_block,
                  void* stream);

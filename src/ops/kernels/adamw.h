@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+
+// CUDA body of the optimizer: gradient norm, clipping, AdamW, the average of the weights and their
+// bfloat16 copy, without a word to the host. Whatever changes from step to step is read from the
+// device, so that a captured launch is right in every step. Pointers are the device's.
+
+namespace diffuse {
+
+/// Sums since the last log line, as one float64 tensor on the device: nothing is read per step.
+struct Tally {
+  enum Slot : int64_t {
+    steps,                 // optimizer steps
+    good,                  // of them with finite loss and gradient
+    loss,                  // sum over good steps
+    loss_raw,              // likewise, unweighted
+    grad_norm,             // likewise, before clipping
+    longest_row,           // most skipped steps in a row
+    window_end,            // what is above is cleared at each log line, what follows is not
+    skipped = window_end,  // since the beginning of the run
+    skipped_in_row,        // up to now
+    ema_initial,           // share of the initial random weights in the EMA
+    count,
+  };
+};
+
+namespace kernels {
+
+struct AdamwUpdate {
+  int64_t n = 0;          // values of each buffer, a multiple of 4
+  int64_t decay_end = 0;  // those before it decay; a multiple of 4
+  double beta1 = 0.9, beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0;
+  double clip = 0;  // longest norm of a gradient; 0: any
+  const float* grad = nullptr;
+  float* weight = nullptr;
+  float* exp_avg = nullptr;
+  float* exp_avg_sq = nullptr;
+  float* ema = nullptr;
+  void* half = nullptr;           // the weights rounded to bfloat16; null: not wanted
+  const double* rates = nullptr;  // [2]: learning rate, decay of the average
+  const float* loss = nullptr;    // of the step, weighted and not
+  const float* loss_raw = nullptr;
+  float* updates = nullptr;  // made so far
+  double* tally = nullptr;   // [Tally::count]
+};
+
+/// Bytes of scratch memory that update() wants, aligned to 16.
+int64_t update_scratch_bytes(int64_t n);
+
+/// One update, unless the gradient's norm or the loss is not finite: then only the tally moves.
+/// Sums are taken in an order that depends on n alone. Returns the cudaError_t of its launches;
+/// `stream` is a cudaStream_t.
+int update(const AdamwUpdate& update, void* scratch, void* stream);
+
+}  // namespace kernels
+}  // namespace diffuse
