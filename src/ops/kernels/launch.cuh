@@ -5,7 +5,7 @@
 
 #include <cstddef>
 
-// What a kernel asks of the language beyond C++, so that tests/kernels can run it on the CPU.
+// What a kernel asks of the language beyond C++, so that tests/cuda can run it on the CPU.
 
 namespace diffuse::kernels {
 
