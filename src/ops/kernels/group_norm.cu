@@ -86,11 +86,11 @@ __device__ void add_up(const Place& p,
     if (tasks > 1) {
       const int c = static_cast<int>(threadIdx.x) % p.channels;
       const int k = static_cast<int>(threadIdx.x) / p.channels;
-      float part = 0;
-      if (k < tasks)
+      if (k < tasks) {
+        float part = 0;
         for (int r = k; r < p.rows; r += tasks) part += scratch[r * p.channels + c];
-      __syncthreads();
-      if (k < tasks) scratch[k * p.channels + c] = part;
+        scratch[k * p.channels + c] = part;  // which no other thread has to read
+      }
       __syncthreads();
     }
     const int parts = tasks > 1 ? min(tasks, p.rows) : p.rows;
