@@ -464,6 +464,20 @@ TEST_F(EmulatedNorm, MapsStayInSharedMemoryWhereTheyFit) {
   EXPECT_LT(cuda_emulation::last_launch().shared_bytes, kMaps);
 }
 
+TEST_F(EmulatedNorm, BadNumbersStayInTheirGroup) {
+  const Case c{.n = 2, .channels = 32, .group_channels = 8, .pixels = 16, .silu = true};
+  for (const float bad : {std::nanf(""), HUGE_VALF}) {
+    Inputs in(c);
+    in.x.set((c.pixels + 3) * c.channels + 5, bad);  // of picture 1, in its first group
+    const Outcome got = run(c, in);
+    for (int64_t i = 0; i < c.n * c.pixels * c.channels; ++i) {
+      const bool same_group = i >= c.pixels * c.channels && i % c.channels < c.group_channels;
+      EXPECT_EQ(std::isfinite(got.y[i]), !same_group) << i;
+      EXPECT_EQ(std::isfinite(got.dx[i]), !same_group) << i;
+    }
+  }
+}
+
 TEST_F(EmulatedNorm, RefusesGroupsWiderThanABlock) {
   EXPECT_TRUE(kernels::norm_fits({.channels = 1024, .group_channels = 1024}));
   EXPECT_FALSE(kernels::norm_fits({.channels = 1028, .group_channels = 1028}));
