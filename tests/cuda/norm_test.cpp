@@ -140,7 +140,7 @@ struct Inputs {
     for (int64_t i = 0; i < c.n * c.pixels * c.channels; ++i)
       x.set(i, static_cast<float>(x[i] + mean[i % c.channels]));
     if (kernels::dropout_bits(
-            kept.data(), c.n, c.pixels, c.channels, 20000, 3, 11, 5, 40, nullptr) != 0)
+            kept.data(), c.n, c.pixels, c.channels, 20000, 3, {11}, 5, 40, nullptr) != 0)
       throw std::runtime_error("dropout_bits");
   }
 
