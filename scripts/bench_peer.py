@@ -50,6 +50,23 @@ def make_model(size, channels, widths, down, up):
         up_block_types=tuple(BLOCKS.get(b, "AttnUpBlock2D") for b in up))
 
 
+def macs_of(model, size, channels):
+    """Multiply-accumulates of convolutions and matrix products for one picture, forward."""
+    import logging
+
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # "triton not found"
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(model.parameters()).device
+    # The counter does not know the CPU's fused attention; as plain products it is counted.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, channels, size, size, device=device), torch.zeros(1, device=device))
+    return counter.get_total_flops() // 2
+
+
 class Step:
     """One training step after another."""
 
@@ -64,6 +81,7 @@ class Step:
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = make_model(size, channels, widths, down, up).to(device, memory_format=self.format)
         self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.macs = macs_of(self.model, size, channels)
         self.weights = list(self.model.parameters())
         self.run = torch.compile(self.model) if compiled else self.model
         self.optimizer = torch.optim.AdamW(self.weights, lr=1e-4, weight_decay=1e-6, fused=self.fused or None)
@@ -108,6 +126,7 @@ class Sampling:
         size, channels, _, widths, down, up = NETWORKS[network]
         model = make_model(size, channels, widths, down, up).to(device).eval()
         self.parameters = sum(p.numel() for p in model.parameters())
+        self.macs = macs_of(model, size, channels)
         self.pipeline = DDPMPipeline(model, DDPMScheduler(num_train_timesteps=1000)).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.batch, self.steps = count, steps
@@ -155,7 +174,7 @@ def main():
             return step.batch
 
     about = {"what": options.what, "style": options.style, "network": options.network, "batch": step.batch,
-             "steps": steps, "parameters": step.parameters, "torch": torch.__version__,
+             "steps": steps, "parameters": step.parameters, "macs": step.macs, "torch": torch.__version__,
              "diffusers": diffusers.__version__, "threads": torch.get_num_threads(), "device": options.device}
     print(json.dumps(about), flush=True)
     for _ in sys.stdin if options.wait else range(options.blocks):

@@ -135,18 +135,20 @@ Json description(const BenchRequest& request, const Model& network, at::Device d
            {"fused", config.runtime.fused},
            {"precision", bf16 ? "bf16" : "fp32"},
            {"parameters", network.parameter_count()}};
+  if (!config.data.are_points()) {
+    const std::vector<int64_t> shape = config.data.shape();
+    const int64_t outputs = is_learned(config.diffusion.variance) ? 2 : 1;
+    out["macs"] = config.model.macs(shape[0], outputs * shape[0], shape[1], shape[2]);
+  }
   return out;
 }
 
-/// One timed block: pictures and how long they took.
-struct Block {
-  double wall, cpu;
-};
-
-/// Prints and repeats: `block` makes one measurement of `pictures` pictures.
+/// Prints and repeats: `block` makes one measurement of `pictures` pictures, each of so many
+/// forward passes' arithmetic.
 int measure(const BenchRequest& request,
             Json about,
             double pictures,
+            double passes,
             const std::function<void()>& block) {
   std::vector<double> rates, walls, cpus;
   if (request.wait) std::cout << about.dump() << std::endl;
@@ -176,20 +178,33 @@ int measure(const BenchRequest& request,
   about["wall_s"] = walls;
   about["cpu_s"] = cpus;
   about["peak_mb"] = peak_memory_mb();
+  std::string arithmetic = "-";
+  if (about.contains("macs")) {
+    const double gflops = 2e-9 * about["macs"].get<double>() * passes * median(rates);
+    about["gflop_per_second"] = gflops;
+    arithmetic = significant(gflops, 3);
+  }
   if (request.json) {
     write_to_stdout(about.dump(2) + "\n", "the result");
     return 0;
   }
   Table table{.title = "",
-              .head = {"images/s", "lowest", "highest", "seconds", "cores", "peak MB"},
+              .head = {"images/s", "lowest", "highest", "seconds", "cores", "GFLOP/s", "peak MB"},
               .rows = {{significant(median(rates), 4),
                         significant(*low, 4),
                         significant(*high, 4),
                         significant(median(walls), 3),
                         fixed(median(cpus) / median(walls), 2),
+                        arithmetic,
                         std::to_string(peak_memory_mb())}},
               .left = 0,
               .notes = {}};
+  if (about.contains("macs"))
+    table.notes.push_back("GFLOP/s: a picture's forward pass is " +
+                          significant(about["macs"].get<double>() / 1e9, 4) +
+                          " G multiply-accumulates of 2 FLOP; a " +
+                          (request.what == "train" ? "training step counts as 3 passes"
+                                                   : "step of the sampler is one pass"));
   table.title = request.what + " " + about["config"].get<std::string>() + ": " +
                 about["parameters"].dump() + " parameters, " +
                 about["precision"].get<std::string>() + ", " +
@@ -234,7 +249,8 @@ int bench_train(const BenchRequest& request, at::Device device, bool bf16) {
   Json about = description(request, network, device, bf16);
   about["batch"] = setup.batch;
   about["steps"] = steps;
-  return measure(request, about, static_cast<double>(steps * setup.batch), [&] { run(steps); });
+  // Backward counts twice: with respect to the maps and to the weights.
+  return measure(request, about, static_cast<double>(steps * setup.batch), 3, [&] { run(steps); });
 }
 
 int bench_sample(const BenchRequest& request, at::Device device, bool bf16) {
@@ -257,10 +273,13 @@ int bench_sample(const BenchRequest& request, at::Device device, bool bf16) {
   draw(network, weights, shorter);
   Json about = description(request, network, device, bf16);
   about["batch"] = *wanted.options.batch;
-  about["steps"] = sampler_steps(config.sample, config.diffusion).size();
+  const size_t steps = sampler_steps(config.sample, config.diffusion).size();
+  about["steps"] = steps;
   about["sampler"] = config.sample.sampler.name();
   return measure(
-      request, about, static_cast<double>(request.count), [&] { draw(network, weights, wanted); });
+      request, about, static_cast<double>(request.count), static_cast<double>(steps), [&] {
+        draw(network, weights, wanted);
+      });
 }
 
 /// Median seconds of a call, after some to warm up; half a second in all. On a GPU calls are

@@ -141,4 +141,60 @@ std::vector<std::string> UNetOptions::problems(int64_t image_channels,
   return out;
 }
 
+int64_t UNetOptions::macs(int64_t in_channels,
+                          int64_t out_channels,
+                          int64_t height,
+                          int64_t width) const {
+  const auto levels = static_cast<int64_t>(channel_mult.size());
+  const auto channels = [&](int64_t level) {
+    return base_channels * channel_mult[static_cast<size_t>(level)];
+  };
+  const auto pixels = [&](int64_t level) { return (height >> level) * (width >> level); };
+  const auto attends = [&](int64_t level) {
+    return std::ranges::count(attention_at, height >> level) > 0;
+  };
+  const int64_t embedding = 4 * channels(0);
+  const int64_t times = time_embedding == TimeEmbedding::scale_shift ? 2 : 1;
+  // `level` is that of the output.
+  const auto conv = [&](int64_t in, int64_t out, int64_t level) {
+    return 9 * in * out * pixels(level);
+  };
+  const auto block = [&](int64_t in, int64_t out, int64_t level) {
+    const int64_t shortcut = in == out ? 0 : in * out * pixels(level);
+    return conv(in, out, level) + times * embedding * out + conv(out, out, level) + shortcut;
+  };
+  const auto attention = [&](int64_t level) {
+    const int64_t tokens = pixels(level), c = channels(level);
+    return 4 * tokens * c * c + 2 * tokens * tokens * c;  // four matrices, two products of tokens
+  };
+  const auto resampler = [&](Resample kind, int64_t c, int64_t level) {
+    return kind == Resample::resnet ? block(c, c, level) : conv(c, c, level);
+  };
+
+  int64_t sum = conv(in_channels, channels(0), 0) + (channels(0) + embedding) * embedding;
+  std::vector<int64_t> skips{channels(0)};
+  int64_t in = channels(0);
+  for (int64_t level = 0; level < levels; ++level) {
+    for (int64_t i = 0; i < blocks_per_level; ++i) {
+      sum += block(in, channels(level), level) + (attends(level) ? attention(level) : 0);
+      in = channels(level);
+      skips.push_back(in);
+    }
+    if (level + 1 == levels) continue;
+    sum += resampler(downsample, in, level + 1);
+    skips.push_back(in);
+  }
+  sum += 2 * block(in, in, levels - 1) + (mid_attention ? attention(levels - 1) : 0);
+  for (int64_t level = levels - 1; level >= 0; --level) {
+    for (int64_t i = 0; i <= blocks_per_level; ++i) {
+      sum += block(in + skips.back(), channels(level), level);
+      sum += attends(level) ? attention(level) : 0;
+      in = channels(level);
+      skips.pop_back();
+    }
+    if (level > 0) sum += resampler(upsample, in, level - 1);
+  }
+  return sum + conv(in, out_channels, 0);
+}
+
 }  // namespace diffuse

@@ -41,6 +41,10 @@ struct UNetOptions {
   /// can. Each names the sizes or numbers that work; a size that cannot be halved often enough
   /// comes first.
   std::vector<std::string> problems(int64_t image_channels, int64_t height, int64_t width) const;
+
+  /// Multiply-accumulates of convolutions and matrix products for one picture, forward: what the
+  /// definition asks for, whatever a kernel saves. A network without problems().
+  int64_t macs(int64_t in_channels, int64_t out_channels, int64_t height, int64_t width) const;
 };
 
 }  // namespace diffuse

@@ -37,6 +37,10 @@ TEST(Bench, TrainAndSample) {
     EXPECT_EQ(got["batch"], 4);
     EXPECT_EQ(got["wall_s"].size(), 2u);
     EXPECT_GT(got["parameters"].get<int64_t>(), 1000);
+    // Twice for a multiply-accumulate, three times for a training step.
+    EXPECT_NEAR(got["gflop_per_second"].get<double>(),
+                6e-9 * got["macs"].get<double>() * got["images_per_second"]["median"].get<double>(),
+                1e-12 * got["gflop_per_second"].get<double>());
     const double rate = got["images_per_second"]["median"];
     EXPECT_LE(got["images_per_second"]["min"].get<double>(), rate);
     EXPECT_GE(got["images_per_second"]["max"].get<double>(), rate);

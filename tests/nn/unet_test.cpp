@@ -334,6 +334,43 @@ struct Small {
   UNet net() const { return {options, 1, 1, 8, 8, 0}; }
 };
 
+TEST(UNet, MultiplyAccumulates) {
+  UNetOptions o;
+  o.base_channels = 4;
+  o.channel_mult = {1, 2};
+  o.blocks_per_level = 1;
+  o.attention_at = {};
+  o.head_channels = 4;
+  o.norm_groups = 2;
+  // By hand; 64 and 16 pixels, an embedding of 16 channels.
+  const int64_t time = 4 * 16 + 16 * 16;
+  const int64_t conv_in = 9 * 1 * 4 * 64;
+  const int64_t down0 = 9 * 4 * 4 * 64 + 16 * 4 + 9 * 4 * 4 * 64;
+  const int64_t halve = 9 * 4 * 4 * 16;
+  const int64_t down1 = 9 * 4 * 8 * 16 + 16 * 8 + 9 * 8 * 8 * 16 + 4 * 8 * 16;
+  const int64_t middle = 2 * (2 * 9 * 8 * 8 * 16 + 16 * 8) + 4 * 16 * 8 * 8 + 2 * 16 * 16 * 8;
+  const int64_t up1 = 9 * (16 + 8 + 12 + 8) * 8 * 16 + 2 * 16 * 8 + (16 + 12) * 8 * 16;
+  const int64_t twice = 9 * 8 * 8 * 64;
+  const int64_t up0 = 9 * (12 + 4 + 8 + 4) * 4 * 64 + 2 * 16 * 4 + (12 + 8) * 4 * 64;
+  const int64_t conv_out = 9 * 4 * 1 * 64;
+  EXPECT_EQ(o.macs(1, 1, 8, 8),
+            time + conv_in + down0 + halve + down1 + middle + up1 + twice + up0 + conv_out);
+  o.attention_at = {8};
+  EXPECT_EQ(o.macs(1, 1, 8, 8) - 246656, 3 * (4 * 64 * 4 * 4 + 2 * 64 * 64 * 4));
+  o.attention_at = {};
+  o.time_embedding = TimeEmbedding::scale_shift;
+  o.downsample = Resample::resnet;
+  EXPECT_EQ(o.macs(1, 1, 8, 8) - 246656,
+            16 * (4 + 8 + 2 * 8 + 2 * 8 + 2 * 4) + (9 * 4 * 4 * 16 + 16 * 2 * 4));
+
+  // DDPM's network for CIFAR-10: 6.22 G where all products are counted.
+  UNetOptions ddpm;
+  ddpm.base_channels = 128;
+  ddpm.channel_mult = {1, 2, 2, 2};
+  ddpm.attention_at = {16};
+  EXPECT_NEAR(static_cast<double>(ddpm.macs(3, 3, 32, 32)) / 1e9, 6.22, 0.005);
+}
+
 TEST(UNet, InitialisationFollowsTheOption) {
   Small small;
   for (const bool zero : {true, false}) {
