@@ -2,6 +2,7 @@
 #include "data/parallel.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <exception>
@@ -40,29 +41,31 @@ void parallel_for(int64_t count,
   }
   std::mutex mutex;
   std::condition_variable changed;
-  int64_t next = 0, done = 0, running = std::min(workers, count);
-  int64_t failed = count;  // lowest index
+  // Work may be microseconds long, so a lock for each piece would be what is waited for.
+  std::atomic<int64_t> next = 0, done = 0;
+  std::atomic<bool> stopped = false;
+  int64_t running = std::min(workers, count);  // guarded by the mutex, as are these
+  int64_t failed = count;                      // lowest index
   std::exception_ptr error;
   {
     std::vector<std::jthread> threads;
     const auto run = [&] {
-      std::unique_lock lock(mutex);
-      while (next < count && !error) {
+      while (!stopped) {
         const int64_t i = next++;
-        lock.unlock();
-        std::exception_ptr thrown;
+        if (i >= count) break;
         try {
           work(i);
         } catch (...) {
-          thrown = std::current_exception();
+          const std::lock_guard lock(mutex);
+          stopped = true;
+          if (i < failed) {
+            failed = i;
+            error = std::current_exception();
+          }
         }
-        lock.lock();
         ++done;
-        if (thrown && i < failed) {
-          failed = i;
-          error = thrown;
-        }
       }
+      const std::lock_guard lock(mutex);
       if (--running == 0) changed.notify_all();
     };
     for (int64_t t = std::min(workers, count); t > 0; --t) threads.emplace_back(run);
@@ -79,6 +82,7 @@ void parallel_for(int64_t count,
       }
       lock.lock();
       if (thrown) {  // comes before any failed work
+        stopped = true;
         failed = -1;
         error = thrown;
       }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,6 +12,8 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <set>
 #include <string_view>
 #include <tuple>
@@ -30,8 +33,23 @@ namespace {
 namespace fs = std::filesystem;
 
 struct FoundFile {
-  std::string path;  // relative
-  uint64_t bytes = 0;
+  std::string path;    // relative
+  uint64_t bytes = 0;  // once it was opened or asked for
+};
+
+/// A descriptor that closes itself; -1: none.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
 };
 
 /// One of the endings that pictures have, in any case.
@@ -48,8 +66,11 @@ bool named_like_picture(std::string_view path) {
   return std::find(kEndings.begin(), kEndings.end(), ending) != kEndings.end();
 }
 
-std::string join(const std::string& folder, const std::string& name) {
-  return folder.empty() ? name : folder + "/" + name;
+std::string join(const std::string& folder, std::string_view name) {
+  std::string out;
+  out.reserve(folder.size() + 1 + name.size());  // a million of them are kept: none too long
+  if (!folder.empty()) out.append(folder) += '/';
+  return out.append(name);
 }
 
 /// Collects the regular files below a folder. Real folders are read before symbolic links to
@@ -89,43 +110,63 @@ class Walk {
   }
 
   void read_folder(const std::string& folder, std::vector<std::string>& waiting) {
-    std::error_code error;
-    fs::directory_iterator it(root_ / folder, error);
-    for (; !error && it != fs::directory_iterator(); it.increment(error)) {
-      const std::string name = it->path().filename().string();
-      const std::string path = join(folder, name);
-      if (name.starts_with('.')) {
-        skip(path, "hidden");
-        continue;
-      }
-      struct stat info {};
-      if (::stat(it->path().c_str(), &info) != 0) {
-        const int why = errno;
-        skip(path,
-             std::string(std::strerror(why)) + (why == ENOENT ? " (a dangling link)" : ""),
-             named_like_picture(path));
-      } else if (S_ISDIR(info.st_mode)) {
-        std::error_code ignored;
-        if (it->is_symlink(ignored)) {
-          links_.insert(path);
-        } else {
-          waiting.push_back(path);
-          if (folder.empty()) root_folders.push_back(path);
-        }
-      } else if (S_ISREG(info.st_mode)) {
-        files.push_back({path, static_cast<uint64_t>(info.st_size)});
-      } else {
-        skip(path,
-             S_ISFIFO(info.st_mode)   ? "a pipe, not a file"
-             : S_ISSOCK(info.st_mode) ? "a socket, not a file"
-                                      : "a device, not a file");
-      }
-    }
+    const std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir((root_ / folder).c_str()), closedir);
     // A class folder that is left out unseen would train another model than the one asked for.
-    if (error)
+    const auto refuse = [&](int why) {
       throw Error(Exit::data,
                   "cannot read folder " + printable((root_ / folder).string(), true) + ": " +
-                      error.message() + "; mend its rights, or move it away");
+                      std::strerror(why) + "; mend its rights, or move it away");
+    };
+    if (!dir) refuse(errno);
+    for (;;) {
+      errno = 0;
+      const dirent* const entry = ::readdir(dir.get());
+      if (entry == nullptr) break;
+      const std::string_view name = entry->d_name;
+      if (name == "." || name == "..") continue;
+      add(folder, name, entry->d_type, ::dirfd(dir.get()), waiting);
+    }
+    if (errno != 0) refuse(errno);
+  }
+
+  void add(const std::string& folder,
+           std::string_view name,
+           unsigned char type,
+           int folder_fd,
+           std::vector<std::string>& waiting) {
+    std::string path = join(folder, name);
+    if (name.starts_with('.')) return skip(path, "hidden");
+    // What the folder itself says of a plain file is enough: no call for each of a million.
+    if (type == DT_REG) {
+      files.push_back({std::move(path)});
+      return;
+    }
+    struct stat info {};
+    if (::fstatat(folder_fd, name.data(), &info, 0) != 0) {
+      const int why = errno;
+      skip(path,
+           std::string(std::strerror(why)) + (why == ENOENT ? " (a dangling link)" : ""),
+           named_like_picture(path));
+    } else if (S_ISDIR(info.st_mode)) {
+      if (is_link(folder_fd, name.data())) {
+        links_.insert(path);
+      } else {
+        waiting.push_back(path);
+        if (folder.empty()) root_folders.push_back(path);
+      }
+    } else if (S_ISREG(info.st_mode)) {
+      files.push_back({std::move(path)});
+    } else {
+      skip(path,
+           S_ISFIFO(info.st_mode)   ? "a pipe, not a file"
+           : S_ISSOCK(info.st_mode) ? "a socket, not a file"
+                                    : "a device, not a file");
+    }
+  }
+
+  static bool is_link(int folder_fd, const char* name) {
+    struct stat info {};
+    return ::fstatat(folder_fd, name, &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(info.st_mode);
   }
 
   void skip(const std::string& path, const std::string& reason, bool picture = false) {
@@ -137,42 +178,50 @@ class Walk {
   std::set<std::string> links_;
 };
 
-std::vector<uint8_t> read_prefix(const fs::path& path, size_t bytes) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) throw ImageError(std::string("cannot be read: ") + std::strerror(errno));
-  std::vector<uint8_t> out(bytes);
-  size_t done = 0;
+/// Appends to `out` what follows in the file, until it holds `bytes` or the file ends.
+void read_up_to(int fd, uint64_t bytes, std::vector<uint8_t>& out) {
+  size_t done = out.size();
+  if (bytes <= done) return;
+  out.resize(bytes);
   ssize_t n = 0;
   do {
     n = ::read(fd, out.data() + done, bytes - done);
     if (n > 0) done += static_cast<size_t>(n);
   } while ((n > 0 && done < bytes) || (n < 0 && errno == EINTR));
-  const int why = errno;
-  ::close(fd);
-  if (n < 0) throw ImageError(std::string("cannot be read: ") + std::strerror(why));
+  if (n < 0) throw ImageError(std::string("cannot be read: ") + std::strerror(errno));
   out.resize(done);
-  return out;
 }
 
-/// Why the file cannot be a training picture, as far as its header tells; the reason is empty if it
-/// can.
-SkippedFile check_header(const fs::path& root, const FoundFile& file, const DataOptions& options) {
-  constexpr size_t kPrefix = 65536;
+/// Sets the file's size. Why it cannot be a training picture, as far as its header tells; none if
+/// it can.
+std::optional<SkippedFile> check_header(int root, FoundFile& file, const DataOptions& options) {
   SkippedFile result{file.path, "", named_like_picture(file.path)};
   try {
-    auto bytes = read_prefix(root / file.path, std::min<uint64_t>(file.bytes, kPrefix));
+    const Descriptor fd(::openat(root, file.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    struct stat info {};
+    if (fd.get() < 0 || ::fstat(fd.get(), &info) != 0)
+      throw ImageError(std::string("cannot be read: ") + std::strerror(errno));
+    file.bytes = static_cast<uint64_t>(info.st_size);
+    std::vector<uint8_t> bytes;
+    const auto more = [&](uint64_t most) {
+      read_up_to(fd.get(), std::min(file.bytes, most), bytes);
+    };
+    more(4096);
     result.picture |= !picture_type(bytes).empty();
     if (file.bytes > static_cast<uint64_t>(options.max_file_bytes) && result.picture)
       throw ImageError("too large: " + std::to_string(file.bytes) +
                        " bytes, data.max_file_bytes is " + std::to_string(options.max_file_bytes));
     const DecodeOptions limits = decode_options(options);
-    try {
-      check_image_header(read_image_header(bytes), limits);
-    } catch (const ImageError& e) {
-      // A JPEG may have any amount of metadata in front of its size.
-      if (std::string_view(e.what()) != kJpegHeaderCut || file.bytes <= kPrefix) throw;
-      bytes = read_prefix(root / file.path, file.bytes);
-      check_image_header(read_image_header(bytes), limits);
+    // A JPEG may have any amount of metadata in front of its size.
+    for (const uint64_t next : {uint64_t{65536}, file.bytes, uint64_t{0}}) {
+      try {
+        check_image_header(read_image_header(bytes), limits);
+        return std::nullopt;
+      } catch (const ImageError& e) {
+        if (std::string_view(e.what()) != kJpegHeaderCut || next == 0 || bytes.size() >= file.bytes)
+          throw;
+      }
+      more(next);
     }
   } catch (const ImageError& e) {
     result.reason = e.what();
@@ -290,29 +339,39 @@ DataScan scan_folder(const DataOptions& options, bool read_headers) {
     return a.path < b.path;
   });
   const auto count = static_cast<int64_t>(walk.files.size());
-  std::vector<SkippedFile> checked(walk.files.size());
-  parallel_for(count, read_headers ? worker_count(options.workers) : 0, [&](int64_t i) {
-    const auto k = static_cast<size_t>(i);
-    const FoundFile& file = walk.files[k];
+  const Descriptor root(::open(options.path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  std::mutex mutex;
+  std::map<int64_t, SkippedFile> unusable;  // by index; guarded by the mutex.
+  parallel_for(count, worker_count(options.workers), [&](int64_t i) {
+    FoundFile& file = walk.files[static_cast<size_t>(i)];
+    std::optional<SkippedFile> found;
+    struct stat info {};
     if (read_headers)
-      checked[k] = check_header(options.path, file, options);
+      found = check_header(root.get(), file, options);
     else if (!named_like_picture(file.path))
-      checked[k] = {file.path, "not named like a picture"};
+      found = {file.path, "not named like a picture"};
+    else if (::fstatat(root.get(), file.path.c_str(), &info, 0) == 0)
+      file.bytes = static_cast<uint64_t>(info.st_size);
+    if (!found) return;
+    const std::lock_guard lock(mutex);
+    unusable.emplace(i, std::move(*found));
   });
   DataScan scan;
   scan.skipped = std::move(walk.skipped);
+  scan.entries.reserve(walk.files.size());
   Fingerprint all, held_out;
-  for (size_t i = 0; i < walk.files.size(); ++i) {
-    const FoundFile& file = walk.files[i];
-    if (!checked[i].reason.empty()) {
-      scan.skipped.push_back(std::move(checked[i]));
+  for (int64_t i = 0; i < count; ++i) {
+    FoundFile& file = walk.files[static_cast<size_t>(i)];
+    if (const auto bad = unusable.find(i); bad != unusable.end()) {
+      scan.skipped.push_back(std::move(bad->second));
       continue;
     }
     const uint64_t key = XXH3_64bits_withSeed(file.path.data(), file.path.size(), kHoldoutSeed);
-    scan.entries.push_back({.path = file.path, .key = key});
     all.add(file);
     if (is_held_out(key, options)) held_out.add(file);
+    scan.entries.push_back({.path = std::move(file.path), .key = key});
   }
+  walk.files = {};
   std::set<std::string_view> with_pictures;
   for (const DataEntry& e : scan.entries) with_pictures.insert(class_folder(e.path));
   for (const std::string& name : walk.root_folders)
