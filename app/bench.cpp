@@ -27,10 +27,12 @@ Run add_bench(CLI::App& app, const Context& context) {
   const auto flags = std::make_shared<BenchFlags>();
   BenchRequest& r = flags->request;
   const std::vector<std::string> parts{"train", "sample", "kernels", "data"};
-  app.add_option("WHAT",
-                 r.what,
-                 "train: whole steps on random pictures; sample: pictures of random weights; "
-                 "kernels: each beside LibTorch's own operators; data: the config's folder")
+  app.add_option(
+         "WHAT",
+         r.what,
+         "train: whole steps on random pictures; sample: pictures of random weights; "
+         "kernels: each beside LibTorch's own operators; data: the config's folder, scanned, "
+         "decoded, in batches")
       ->type_name("train|sample|kernels|data")
       ->required()
       ->check(one_of(parts));

@@ -3,12 +3,20 @@
 """The training step, or the sampling, of `diffuse bench` in diffusers and plain PyTorch.
 
 usage: bench_peer.py train|sample --network NAME [--style STYLE] [--count N] [--steps N] [--wait]
+       bench_peer.py data --folder FOLDER --size N --workers N [--wait]
+       bench_peer.py make --out FOLDER
+       bench_peer.py quickstart --out FOLDER [--steps N]
 
 Prints what `diffuse bench --wait` prints: a line of JSON about itself, then for each line of stdin one about a block.
 The step is the same: draw pictures, flip, draw t and noise, forward, loss, backward, clipping at norm 1, AdamW, EMA.
 Styles: shipped is diffusers' example as it stands (eager, float32, contiguous, its EMAModel); the others change what is
 named. `best` is the fastest step in float32 that this script knows how to write, `best_bf16` in bfloat16: compiled,
 channels-last where that helps, fused AdamW, averages and clipping by _foreach calls.
+
+data reads, decodes and resizes pictures by Pillow, in as many processes (0: this one). make draws the folders of
+pictures that scripts/bench_compare measures on.
+quickstart is the training of configs/digits.yaml as diffusers' example does it, from reading the pictures to the saved
+pipeline.
 
 Needs a Python with the packages of scripts/requirements-peers.txt.
 """
@@ -135,22 +143,154 @@ class Sampling:
         self.pipeline(batch_size=self.batch, num_inference_steps=steps or self.steps, output_type="np")
 
 
+def decode(path, size):
+    """The sum of the bytes of a picture as diffuse takes it in: RGB, the middle, resized."""
+    import numpy
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    return int(numpy.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)).sum(dtype=numpy.int64))
+
+
+class Decoding:
+    """At most 4,096 pictures of a folder, spread evenly, again and again for about a second."""
+
+    def __init__(self, folder, size, workers):
+        import functools
+        import multiprocessing
+        from pathlib import Path
+
+        names = sorted((p for p in Path(folder).rglob("*") if p.is_file()), key=lambda p: str(p).encode())
+        self.batch = min(len(names), 4096)
+        self.names = [str(names[i * len(names) // self.batch]) for i in range(self.batch)]
+        self.one = functools.partial(decode, size=size)
+        self.pool = multiprocessing.Pool(workers) if workers > 0 else None
+        self.pixel_sum = self()
+        start = time.monotonic()
+        self()
+        self.steps = max(1, round(1 / (time.monotonic() - start)))
+
+    def __call__(self):
+        if self.pool:
+            return sum(self.pool.imap_unordered(self.one, self.names, chunksize=16))
+        return sum(map(self.one, self.names))
+
+
+# name: (side of a file's picture, side asked for, how many, ending, settings of Pillow)
+PICTURES = {
+    "png28": (28, 28, 2000, "png", {}),
+    "png64": (64, 64, 1000, "png", {}),
+    "png512": (512, 64, 100, "png", {}),
+    "jpg64": (64, 64, 1000, "jpg", {"quality": 90}),
+    "jpg512": (512, 64, 100, "jpg", {"quality": 90}),
+}
+
+
+def make(folder):
+    """Pictures of noise whose spectrum falls like that of photographs."""
+    import numpy
+    from PIL import Image
+
+    random = numpy.random.default_rng(0)
+    for name, (side, _, count, ending, settings) in PICTURES.items():
+        os.makedirs(f"{folder}/{name}")
+        radius = numpy.hypot(*numpy.meshgrid(numpy.fft.fftfreq(side), numpy.fft.rfftfreq(side), indexing="ij")) * side
+        radius[0, 0] = numpy.inf
+        for i in range(count):
+            spectrum = numpy.fft.rfft2(random.standard_normal((3, side, side))) / radius**1.2
+            planes = numpy.fft.irfft2(spectrum, (side, side))
+            planes = planes + 3 * planes.mean(0)  # mostly grey
+            pixels = (planes / planes.std() * 50 + 128).clip(0, 255).astype(numpy.uint8).transpose(1, 2, 0)
+            Image.fromarray(pixels).save(f"{folder}/{name}/{i:04}.{ending}", **settings)
+
+
+def quickstart(folder, steps):
+    """Reads data/digits, trains network Q, saves the pipeline of the averaged weights."""
+    from pathlib import Path
+
+    import numpy
+    import torch
+    from diffusers import DDPMPipeline, DDPMScheduler
+    from diffusers.optimization import get_scheduler
+    from diffusers.training_utils import EMAModel
+    from PIL import Image
+
+    size, channels, batch, widths, down, up = NETWORKS["Q"]
+    files = sorted((Path(__file__).resolve().parent.parent / "data/digits").rglob("*.png"))
+    pictures = torch.stack([torch.from_numpy(numpy.array(Image.open(f).convert("L"))) for f in files])
+    pictures = pictures[:, None].float().div_(127.5).sub_(1)
+    loader = torch.utils.data.DataLoader(pictures, batch_size=batch, shuffle=True, drop_last=True)
+    model = make_model(size, channels, widths, down, up)
+    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    rate = get_scheduler("cosine", optimizer, num_warmup_steps=50, num_training_steps=steps)
+    ema = EMAModel(model.parameters(), decay=0.999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+    step, losses = 0, []
+    while step < steps:
+        for x in loader:
+            noise = torch.randn_like(x)
+            t = torch.randint(0, 1000, (batch,))
+            loss = torch.nn.functional.mse_loss(model(scheduler.add_noise(x, noise, t), t).sample, noise)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            rate.step()
+            optimizer.zero_grad()
+            ema.step(model.parameters())
+            losses.append(loss.item())
+            step += 1
+            if step == steps:
+                break
+    ema.copy_to(model.parameters())
+    DDPMPipeline(model, scheduler).save_pretrained(folder)
+    print(json.dumps({"what": "quickstart", "pictures": len(files), "batch": batch, "steps": steps,
+                      "loss": sum(losses[-20:]) / len(losses[-20:]),
+                      "parameters": sum(p.numel() for p in model.parameters()),
+                      "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))
+
+
+def blocks(options, about, block):
+    """Prints `about`, then a line for each block, which returns how many pictures it made."""
+    print(json.dumps(about), flush=True)
+    for _ in sys.stdin if options.wait else range(options.blocks):
+        start, cpu = time.monotonic(), time.process_time()
+        pictures = block()
+        wall = time.monotonic() - start
+        print(json.dumps({"wall_s": wall, "cpu_s": time.process_time() - cpu, "images_per_second": pictures / wall,
+                          "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["train", "sample"])
-    parser.add_argument("--network", choices=NETWORKS, required=True)
+    parser.add_argument("what", choices=["train", "sample", "data", "make", "quickstart"])
+    parser.add_argument("--network", choices=NETWORKS, default="Q")
     parser.add_argument("--style", choices=STYLES, default="shipped")
     parser.add_argument("--count", type=int, default=64, help="pictures of a block of sampling (default 64)")
     parser.add_argument("--steps", type=int, help="training steps of a block (default: 5 s), or steps of the sampler")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", help="folder of the saved pipeline (quickstart), of the pictures (make)")
+    parser.add_argument("--folder", help="of pictures (data)")
+    parser.add_argument("--size", type=int, default=64, help="side of a resized picture (data; default 64)")
+    parser.add_argument("--workers", type=int, default=0, help="processes (data; default 0: this one)")
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--wait", action="store_true", help="a block for each line of stdin")
     options = parser.parse_args()
 
+    if options.what == "make":
+        return make(options.out)
+    if options.what == "data":
+        import PIL
+
+        step = Decoding(options.folder, options.size, options.workers)
+        about = {"what": "data", "decoded": step.batch, "pixel_sum": step.pixel_sum, "pillow": PIL.__version__}
+        return blocks(options, about, lambda: sum(step.batch for _ in range(step.steps) if step()))
     import diffusers
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
+    if options.what == "quickstart":
+        return quickstart(options.out, options.steps or 800)
     device = torch.device(options.device)
     if options.what == "train":
         step = Step(options.network, options.style, device)
@@ -176,15 +316,14 @@ def main():
     about = {"what": options.what, "style": options.style, "network": options.network, "batch": step.batch,
              "steps": steps, "parameters": step.parameters, "macs": step.macs, "torch": torch.__version__,
              "diffusers": diffusers.__version__, "threads": torch.get_num_threads(), "device": options.device}
-    print(json.dumps(about), flush=True)
-    for _ in sys.stdin if options.wait else range(options.blocks):
-        start, cpu = time.monotonic(), time.process_time()
+
+    def finished_block():
         pictures = block()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        wall = time.monotonic() - start
-        print(json.dumps({"wall_s": wall, "cpu_s": time.process_time() - cpu, "images_per_second": pictures / wall,
-                          "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}), flush=True)
+        return pictures
+
+    blocks(options, about, finished_block)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 #include <torch/version.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -13,16 +14,19 @@
 #include <functional>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "base/files.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "core/commands.h"
 #include "core/model.h"
 #include "core/test_images.h"
 #include "data/dataset.h"
+#include "data/parallel.h"
 #include "ops/cuda.h"
 #include "ops/group_norm.h"
 #include "ops/kernels/cpu.h"
@@ -143,14 +147,22 @@ Json description(const BenchRequest& request, const Model& network, at::Device d
   return out;
 }
 
-/// Prints and repeats: `block` makes one measurement of `pictures` pictures, each of so many
-/// forward passes' arithmetic.
-int measure(const BenchRequest& request,
-            Json about,
-            double pictures,
-            double passes,
-            const std::function<void()>& block) {
-  std::vector<double> rates, walls, cpus;
+/// What blocks of measurement took.
+struct Blocks {
+  std::vector<double> rates, walls, cpus;  // pictures a second, seconds, seconds of all threads
+  Json summary() const {
+    const auto [low, high] = std::minmax_element(rates.begin(), rates.end());
+    return {{"median", median(rates)}, {"min", *low}, {"max", *high}};
+  }
+};
+
+/// Repeats: `block` makes one measurement of `pictures` pictures. With --wait, prints `about` and
+/// each block.
+Blocks run_blocks(const BenchRequest& request,
+                  const Json& about,
+                  double pictures,
+                  const std::function<void()>& block) {
+  Blocks out;
   if (request.wait) std::cout << about.dump() << std::endl;
   for (int64_t i = 0; request.wait || i < request.blocks; ++i) {
     std::string line;
@@ -160,27 +172,37 @@ int measure(const BenchRequest& request,
     const auto start = Clock::now();
     const double cpu = cpu_seconds();
     block();
-    walls.push_back(seconds_since(start));
-    cpus.push_back(cpu_seconds() - cpu);
-    rates.push_back(pictures / walls.back());
+    out.walls.push_back(seconds_since(start));
+    out.cpus.push_back(cpu_seconds() - cpu);
+    out.rates.push_back(pictures / out.walls.back());
     if (request.wait)
-      std::cout << Json{{"wall_s", walls.back()},
-                        {"cpu_s", cpus.back()},
-                        {"images_per_second", rates.back()},
+      std::cout << Json{{"wall_s", out.walls.back()},
+                        {"cpu_s", out.cpus.back()},
+                        {"images_per_second", out.rates.back()},
                         {"peak_mb", peak_memory_mb()}}
                        .dump()
                 << std::endl;
   }
+  return out;
+}
+
+/// Measures and prints; each picture is so many forward passes' arithmetic.
+int measure(const BenchRequest& request,
+            Json about,
+            double pictures,
+            double passes,
+            const std::function<void()>& block) {
+  const Blocks blocks = run_blocks(request, about, pictures, block);
   if (request.wait) return 0;
-  const auto [low, high] = std::minmax_element(rates.begin(), rates.end());
+  const Json rate = blocks.summary();
   about["blocks"] = request.blocks;
-  about["images_per_second"] = {{"median", median(rates)}, {"min", *low}, {"max", *high}};
-  about["wall_s"] = walls;
-  about["cpu_s"] = cpus;
+  about["images_per_second"] = rate;
+  about["wall_s"] = blocks.walls;
+  about["cpu_s"] = blocks.cpus;
   about["peak_mb"] = peak_memory_mb();
   std::string arithmetic = "-";
   if (about.contains("macs")) {
-    const double gflops = 2e-9 * about["macs"].get<double>() * passes * median(rates);
+    const double gflops = 2e-9 * about["macs"].get<double>() * passes * median(blocks.rates);
     about["gflop_per_second"] = gflops;
     arithmetic = significant(gflops, 3);
   }
@@ -190,11 +212,11 @@ int measure(const BenchRequest& request,
   }
   Table table{.title = "",
               .head = {"images/s", "lowest", "highest", "seconds", "cores", "GFLOP/s", "peak MB"},
-              .rows = {{significant(median(rates), 4),
-                        significant(*low, 4),
-                        significant(*high, 4),
-                        significant(median(walls), 3),
-                        fixed(median(cpus) / median(walls), 2),
+              .rows = {{significant(rate["median"], 4),
+                        significant(rate["min"], 4),
+                        significant(rate["max"], 4),
+                        significant(median(blocks.walls), 3),
+                        fixed(median(blocks.cpus) / median(blocks.walls), 2),
                         arithmetic,
                         std::to_string(peak_memory_mb())}},
               .left = 0,
@@ -416,18 +438,65 @@ int bench_kernels(const BenchRequest& request, at::Device device, bool bf16) {
   return 0;
 }
 
+/// Reads, decodes and fits every picture of `entries` on the config's workers. The sum of all
+/// bytes, by which two programs can be compared; a file that is no picture adds nothing.
+uint64_t decode_pictures(const DataOptions& options, const std::vector<DataEntry>& entries) {
+  std::atomic<uint64_t> sum = 0;
+  parallel_for(static_cast<int64_t>(entries.size()), worker_count(options.workers), [&](int64_t i) {
+    try {
+      const std::vector<uint8_t> file =
+          read_bytes(std::filesystem::path(options.path) / entries[static_cast<size_t>(i)].path,
+                     static_cast<uint64_t>(options.max_file_bytes));
+      const Image image = fit_image(decode_image(file, decode_options(options)), options);
+      sum += std::accumulate(image.data.begin(), image.data.end(), uint64_t{0});
+    } catch (const ImageError&) {
+    }
+  });
+  return sum;
+}
+
+/// At most so many pictures are decoded in a block, spread evenly over the folder.
+constexpr size_t kDecoded = 4096;
+
 int bench_data(const BenchRequest& request) {
   const Config& config = request.loaded.config;
   if (config.data.are_points())
     throw Error(Exit::usage, "bench data needs a folder of pictures; this config draws points");
   auto start = Clock::now();
-  const DataScan scan = scan_folder(config.data, false);
-  const double scanning = seconds_since(start);
-  const auto pictures = static_cast<double>(scan.entries.size());
-  DataOptions cached = config.data;
+  DataScan scan = scan_folder(config.data, false);
+  const double names = seconds_since(start);
+  scan = {};
   start = Clock::now();
-  const Dataset data(cached);
-  const double decoding = std::max(seconds_since(start) - scanning, 1e-9);
+  scan = scan_folder(config.data, true);
+  const double headers = seconds_since(start);
+  const size_t pictures = scan.entries.size();
+  std::vector<DataEntry> entries;
+  const size_t count = std::min(pictures, kDecoded);
+  for (size_t i = 0; i < count; ++i) entries.push_back(scan.entries[i * pictures / count]);
+  scan = {};
+  Json about{{"what", request.what},
+             {"config", request.config_path},
+             {"diffuse", DIFFUSE_VERSION},
+             {"git", request.git},
+             {"date", utc_now()},
+             {"processor", processor()},
+             {"threads", worker_count(config.data.workers)},
+             {"pictures", pictures},
+             {"scan_s", names},
+             {"headers_s", headers},
+             {"scan_peak_mb", peak_memory_mb()},
+             {"decoded", count},
+             {"pixel_sum", decode_pictures(config.data, entries)}};
+  start = Clock::now();
+  decode_pictures(config.data, entries);
+  const auto passes = std::max<int64_t>(
+      1, std::lround(1 / std::max(seconds_since(start), 1e-9)));  // of a block of about a second
+  const Blocks decoding =
+      run_blocks(request, about, static_cast<double>(passes) * static_cast<double>(count), [&] {
+        for (int64_t i = 0; i < passes; ++i) decode_pictures(config.data, entries);
+      });
+  if (request.wait) return 0;
+  const Dataset data(config.data);
   Batches batches(data, config.data, config.train.batch, 0, 0);
   for (int i = 0; i < 3; ++i) batches.next();
   start = Clock::now();
@@ -437,29 +506,29 @@ int bench_data(const BenchRequest& request) {
     ++taken;
   }
   const double rate = static_cast<double>(taken * config.train.batch) / seconds_since(start);
-  const Json about{{"what", request.what},
-                   {"config", request.config_path},
-                   {"pictures", scan.entries.size()},
-                   {"scan_s", scanning},
-                   {"cached", data.cached()},
-                   {"decode_images_per_second", pictures / decoding},
-                   {"batch_images_per_second", rate},
-                   {"peak_mb", peak_memory_mb()}};
+  about["cached"] = data.cached();
+  about["decode_images_per_second"] = decoding.summary();
+  about["batch_images_per_second"] = rate;
+  about["peak_mb"] = peak_memory_mb();
   if (request.json) {
     write_to_stdout(about.dump(2) + "\n", "the result");
     return 0;
   }
-  Table table{.title = "data of " + request.config_path,
-              .head = {"pictures", "scan s", "opened, images/s", "batches, images/s", "peak MB"},
-              .rows = {{std::to_string(scan.entries.size()),
-                        significant(scanning, 3),
-                        significant(pictures / decoding, 4),
-                        significant(rate, 4),
-                        std::to_string(peak_memory_mb())}},
-              .left = 0,
-              .notes = {data.cached()
-                            ? "opened: decoded, resized and kept in memory; batches come from there"
-                            : "opened: headers read; each batch is decoded when it is needed"}};
+  Table table{
+      .title = "data of " + request.config_path + ", " + about["threads"].dump() + " threads",
+      .head = {"pictures", "names s", "headers s", "decoded/s", "batched/s", "scan MB", "peak MB"},
+      .rows = {{std::to_string(pictures),
+                significant(names, 3),
+                significant(headers, 3),
+                significant(median(decoding.rates), 4),
+                significant(rate, 4),
+                about["scan_peak_mb"].dump(),
+                std::to_string(peak_memory_mb())}},
+      .left = 0,
+      .notes = {"names, headers: the folder listed by names; and with every file's header read",
+                "decoded: " + std::to_string(count) + " pictures read, decoded and resized",
+                data.cached() ? "batched: pictures in batches, decoded once and kept in memory"
+                              : "batched: pictures in batches, each decoded when it is needed"}};
   write_to_stdout(table_text(table), "the result");
   return 0;
 }

@@ -70,7 +70,30 @@ TEST(Bench, ABlockForEachLineOfStdin) {
 TEST(Bench, Data) {
   const Outcome got = diffuse({"bench", "data", kDigits, "--format", "json"});
   ASSERT_EQ(got.exit, 0) << got.err;
-  EXPECT_EQ(Json::parse(got.out)["pictures"], 1797);
+  const Json data = Json::parse(got.out);
+  EXPECT_EQ(data["pictures"], 1797);
+  EXPECT_EQ(data["decoded"], 1797);
+  EXPECT_EQ(data["cached"], true);
+  EXPECT_GT(data["decode_images_per_second"]["median"].get<double>(), 0);
+}
+
+TEST(Bench, DecodesTheSamePixelsOnAnyNumberOfThreads) {
+  std::vector<Json> sums;
+  for (const char* workers : {"1", "2", "5"}) {
+    const Outcome got = run_program({"bash",
+                                     "-c",
+                                     "echo | " DIFFUSE_BINARY_DIR "/diffuse bench data " + kDigits +
+                                         " --wait --set data.workers=" + workers});
+    ASSERT_EQ(got.exit, 0) << got.err;
+    std::istringstream lines(got.out);
+    std::string about, block;
+    ASSERT_TRUE(std::getline(lines, about) && std::getline(lines, block)) << got.out;
+    sums.push_back(Json::parse(about)["pixel_sum"]);
+    EXPECT_GT(Json::parse(block)["images_per_second"].get<double>(), 0);
+  }
+  EXPECT_GT(sums[0], 0);
+  EXPECT_EQ(sums[0], sums[1]);
+  EXPECT_EQ(sums[0], sums[2]);
 }
 
 TEST(Bench, PointsHaveNoPictures) {
