@@ -21,6 +21,7 @@
 #include "base/error.h"
 #include "ops/attention.h"
 #include "ops/channels_last.h"
+#include "ops/conv.h"
 
 namespace diffuse {
 namespace {
@@ -90,8 +91,20 @@ Conv Conv::build(
   return c;
 }
 
-at::Tensor Conv::operator()(const Pass& pass, const at::Tensor& x, int64_t stride) const {
-  return at::conv2d(x, pass[weight], pass[bias], stride, padding);
+at::Tensor Conv::operator()(const Pass& pass, const at::Tensor& x, const at::Tensor& added) const {
+  if (pass.fused) return conv(x, pass[weight], pass[bias], added);
+  // In place only on what the convolution has just made: its backward does not need it.
+  const at::Tensor y = at::conv2d(x, pass[weight], pass[bias], 1, padding);
+  return added.defined() ? y.add_(added) : y;
+}
+
+at::Tensor Conv::halved(const Pass& pass, const at::Tensor& x) const {
+  // Padding 0 stands for one row and column at the bottom and right, as in the DDPM checkpoints.
+  return at::conv2d(padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x,
+                    pass[weight],
+                    pass[bias],
+                    2,
+                    padding);
 }
 
 Norm Norm::build(Builder& b, const std::string& name, int64_t channels) {
@@ -149,10 +162,9 @@ at::Tensor ResBlock::operator()(const Pass& pass, const at::Tensor& x) const {
     around.scale = scale_shift[0];
     around.shift = scale_shift[1];
   }
-  // In place only on what a convolution has just made: its backward does not need it.
   const at::Tensor h = norm2(pass, conv1(pass, resized(first.y, resize)), around).y;
   const at::Tensor skip = resized(first.x, resize);
-  return conv2(pass, h).add_(shortcut ? (*shortcut)(pass, skip) : skip);
+  return conv2(pass, h, shortcut ? (*shortcut)(pass, skip) : skip);
 }
 
 AttentionBlock AttentionBlock::build(Builder& b, const std::string& name, int64_t channels) {
@@ -187,8 +199,8 @@ at::Tensor AttentionBlock::operator()(const Pass& pass, const at::Tensor& x) con
   const auto kernel = [](const at::Tensor& matrix) { return matrix.unsqueeze(-1).unsqueeze(-1); };
   const at::Tensor weight = at::cat({pass[query.weight], pass[key.weight], pass[value.weight]});
   const at::Tensor bias = at::cat({pass[query.bias], pass[key.bias], pass[value.bias]});
-  const at::Tensor mixed = attention(rows(at::conv2d(normed.y, kernel(weight), bias)), head);
-  return at::conv2d(map_of(mixed), kernel(pass[out.weight]), pass[out.bias]).add_(normed.x);
+  const at::Tensor mixed = attention(rows(conv(normed.y, kernel(weight), bias)), head);
+  return conv(map_of(mixed), kernel(pass[out.weight]), pass[out.bias], normed.x);
 }
 
 Resampler Resampler::build(
@@ -209,8 +221,7 @@ at::Tensor Resampler::operator()(const Pass& pass, const at::Tensor& x) const {
   if (block) return (*block)(pass, x);
   if (up && pass.fused) return upsampled_conv(x, pass[conv->weight], pass[conv->bias]);
   if (up) return (*conv)(pass, resized(x, ResBlock::Resize::up));
-  // Padding 0 stands for one row and column at the bottom and right, as in the DDPM checkpoints.
-  return (*conv)(pass, conv->padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x, 2);
+  return conv->halved(pass, x);
 }
 
 at::Tensor time_sinusoids(const at::Tensor& t,

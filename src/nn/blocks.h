@@ -73,8 +73,7 @@ struct TimeEmbedder {
                         const at::Tensor& labels) const;
 };
 
-/// [n, in, h, w] -> [n, out, h', w'], where h' = floor((h + 2 padding - kernel) / stride) + 1 and
-/// w' likewise: the size stays at stride 1, since the padding is kernel / 2 unless told otherwise.
+/// [n, in, h, w] -> [n, out, h, w], since the padding is kernel / 2 unless told otherwise.
 struct Conv {
   int64_t weight = -1;  // [out, in, kernel, kernel]
   int64_t bias = -1;    // [out]
@@ -87,7 +86,10 @@ struct Conv {
                     int64_t out,
                     int64_t kernel,
                     bool zero = false);
-  at::Tensor operator()(const Pass& pass, const at::Tensor& x, int64_t stride = 1) const;
+  /// Plus `added` [n, out, h, w] where that is defined.
+  at::Tensor operator()(const Pass& pass, const at::Tensor& x, const at::Tensor& added = {}) const;
+  /// With stride 2: [n, out, h / 2, w / 2], for even h and w.
+  at::Tensor halved(const Pass& pass, const at::Tensor& x) const;
 };
 
 /// GroupNorm (Wu & He 2018) of [n, channels, h, w], of the same shape; a multiple of norm_groups

@@ -109,6 +109,47 @@ inline int64_t attention_scratch(const AttentionShape& shape) {
   return tokens * (9 * head + int64_t{2} * 16 + 2);
 }
 
+/// A convolution with stride 1 and kernel x kernel weights (1 or 3), padding kernel / 2, of
+/// channels-last maps [height, width, in]. `in` and `out` are multiples of 16, width is 4 or a
+/// multiple of 8.
+struct ConvShape {
+  int64_t height = 0, width = 0;
+  int64_t in = 0, out = 0;
+  int64_t kernel = 0;
+};
+
+/// The weights from the channels [in, in_end) to [out, out_end), which are multiples of 16.
+struct ConvPart {
+  int64_t in = 0, in_end = 0;
+  int64_t out = 0, out_end = 0;
+};
+
+struct ConvKernels {
+  int64_t block;  // channels of the result whose weights lie together when packed
+  /// Writes block number `block` of out [blocks, kernel, kernel, in, block] from weight [out,
+  /// kernel, kernel, in]. `backward`: for the gradient of x by forward(), where the shape's `in`
+  /// and `out` change places, and weight is [in, kernel, kernel, out].
+  void (*pack)(
+      const ConvShape& shape, const float* weight, bool backward, int64_t block, float* out);
+  /// y = the convolution of n pictures, plus bias [out] and added, like y, where not null.
+  void (*forward)(const ConvShape& shape,
+                  int64_t n,
+                  const float* packed,
+                  const float* bias,
+                  const float* added,
+                  const float* x,
+                  float* y);
+  /// Writes a part of the gradient dw [out, kernel, kernel, in] and, where db is not null, the same
+  /// outputs of the bias's.
+  void (*weights)(const ConvShape& shape,
+                  int64_t n,
+                  const float* x,
+                  const float* dy,
+                  const ConvPart& part,
+                  float* dw,
+                  float* db);
+};
+
 /// What an update of AdamW makes of each number: with g = grad_scale * grad,
 /// m = beta1 m + rest1 g, v = beta2 v + rest2 g^2, w = shrink w - size m / (root sqrt(v) + eps),
 /// and the average moves ema_share of the way to w.
@@ -129,6 +170,7 @@ struct CpuKernels {
   NormKernels<Bf16> norm_bf16;
   AttentionKernels<float> attention;
   AttentionKernels<Bf16> attention_bf16;
+  ConvKernels conv;
   /// Sum of squares of n values.
   double (*sum_of_squares)(const float* x, int64_t n);
   void (*adamw)(const AdamwFactors& f,

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 
 #include "ops/kernels/cpu.h"
 
@@ -615,6 +616,232 @@ void attention_backward(const AttentionShape& s,
   }
 }
 
+// Convolutions with stride 1 and 1 x 1 or 3 x 3 weights. Sums of eight pixels by kSums vectors of
+// channels stay in registers; of the map's zero border nothing is read or multiplied.
+
+constexpr int64_t kSums = kLanes == 16 ? 2 : 1;
+constexpr int64_t kConvBlock = kSums * kLanes;  // channels of the result at once
+
+/// out[block][tap][k][lane] is the weight from channel k to channel block * kConvBlock + lane.
+void conv_pack(const ConvShape& s, const float* weight, bool backward, int64_t block, float* out) {
+  const int64_t taps = s.kernel * s.kernel, first = block * kConvBlock;
+  const int64_t lanes = std::min(kConvBlock, s.out - first);
+  float* to = out + first * taps * s.in;
+  for (int64_t tap = 0; tap < taps; ++tap)
+    for (int64_t k = 0; k < s.in; ++k, to += kConvBlock) {
+      // weight is [out, taps, in]; backward [in, taps, out], and the taps in the opposite order
+      const float* const from = backward ? weight + (k * taps + taps - 1 - tap) * s.out + first
+                                         : weight + (first * taps + tap) * s.in + k;
+      const int64_t step = backward ? 1 : taps * s.in;
+      for (int64_t i = 0; i < lanes; ++i) to[i] = from[i * step];
+      std::fill(to + lanes, to + kConvBlock, 0.0f);
+    }
+}
+
+/// Sums of eight pixels, as two times four neighbours.
+using ConvSums = Vec[8][kSums];
+
+/// Adds one tap of the pixels whose bits are set in kPixels; a and b are its inputs for the first
+/// of each four.
+template <unsigned kPixels>
+inline __attribute__((always_inline)) void add_tap(
+    ConvSums& sums, const float* a, const float* b, int64_t channels, const float* weight) {
+  for (int64_t k = 0; k < channels; ++k) {
+    Vec w[kSums];
+    for (int64_t j = 0; j < kSums; ++j) w[j] = load(weight + k * kConvBlock + j * kLanes);
+#pragma GCC unroll 8
+    for (int p = 0; p < 8; ++p)
+      if ((kPixels >> p & 1) != 0) {
+        const float x = (p < 4 ? a : b)[(p % 4) * channels + k];
+        for (int64_t j = 0; j < kSums; ++j) sums[p][j] += w[j] * x;
+      }
+  }
+}
+
+/// Rows of eight pixels, or of four in two pictures.
+void conv_forward(const ConvShape& s,
+                  int64_t n,
+                  const float* packed,
+                  const float* bias,
+                  const float* added,
+                  const float* x,
+                  float* y) {
+  const int64_t taps = s.kernel * s.kernel, border = s.kernel / 2;
+  const bool narrow = s.width == 4;
+  const int64_t pictures = narrow ? 2 : 1;
+  const int64_t row = s.width * s.in, picture = s.height * row;
+  for (int64_t c = 0; c < s.out; c += kConvBlock) {
+    const float* const weight = packed + c * taps * s.in;
+    const int64_t channels = std::min(kConvBlock, s.out - c);
+    for (int64_t i = 0; i < n; i += pictures)
+      for (int64_t v = 0; v < s.height; ++v)
+        for (int64_t u = 0; u < s.width; u += 8) {
+          // A last picture without another one is computed twice.
+          const int64_t other = narrow ? (i + 1 < n ? picture : 0) : 4 * s.in;
+          ConvSums sums;
+          for (int64_t j = 0; j < kSums; ++j) {
+            const Vec start = bias == nullptr
+                                  ? Vec{}
+                                  : load(bias + c + j * kLanes,
+                                         std::clamp<int64_t>(channels - j * kLanes, 0, kLanes));
+            for (int64_t p = 0; p < 8; ++p) sums[p][j] = start;
+          }
+          const bool left = u == 0, right = u + 8 >= s.width;
+          for (int64_t dv = -border; dv <= border; ++dv) {
+            if (v + dv < 0 || v + dv >= s.height) continue;
+            const float* const from = x + i * picture + (v + dv) * row + u * s.in;
+            const float* w = weight + (dv + border) * s.kernel * s.in * kConvBlock;
+            for (int64_t du = -border; du <= border; ++du, w += s.in * kConvBlock) {
+              const float *const a = from + du * s.in, *const b = a + other;
+              if (du < 0 && narrow)
+                add_tap<0xEE>(sums, a, b, s.in, w);
+              else if (du > 0 && narrow)
+                add_tap<0x77>(sums, a, b, s.in, w);
+              else if (du < 0 && left)
+                add_tap<0xFE>(sums, a, b, s.in, w);
+              else if (du > 0 && right)
+                add_tap<0x7F>(sums, a, b, s.in, w);
+              else
+                add_tap<0xFF>(sums, a, b, s.in, w);
+            }
+          }
+          const int64_t first = ((i * s.height + v) * s.width + u) * s.out + c;
+          const int64_t second = narrow ? s.height * s.width * s.out : 4 * s.out;
+#pragma GCC unroll 8
+          for (int p = 0; p < 8; ++p) {
+            if (p >= 4 && other == 0) break;
+            const int64_t at = first + (p < 4 ? 0 : second) + p % 4 * s.out;
+            for (int64_t j = 0; j * kLanes < channels; ++j) {
+              const int64_t lanes = std::min(kLanes, channels - j * kLanes);
+              Vec sum = sums[p][j];
+              if (added != nullptr) sum += load(added + at + j * kLanes, lanes);
+              store(y + at + j * kLanes, sum, lanes);
+            }
+          }
+        }
+  }
+}
+
+constexpr int64_t kLine =
+    16;  // floats of a cache line: an unaligned vector of them takes two loads
+struct alignas(sizeof(float) * kLine) Line {
+  float values[kLine];
+};
+
+/// Copies the first `some` of the channels of each pixel.
+void slice(const float* from, int64_t pixels, int64_t channels, int64_t some, float* to) {
+  for (int64_t p = 0; p < pixels; ++p, from += channels, to += some)
+    for (int64_t c = 0; c < some; c += kLanes) store(to + c, load(from + c));
+}
+
+/// The same rows, of pictures one after the other, of x and of the gradient of the result. x may be
+/// read a row before and after.
+struct ConvRows {
+  const float *x, *dy;
+  int64_t x_step, dy_step;  // from a pixel to the next
+  int64_t first, count;     // the first row's number in its picture; rows
+};
+
+/// The gradient of the weights from kLanes * K channels of x, beginning at `in`, to eight of the
+/// result, beginning at `out`, at one tap.
+template <int64_t K>
+void add_weights(const ConvShape& s,
+                 const ConvRows& rows,
+                 int64_t in,
+                 int64_t out,
+                 int64_t dv,
+                 int64_t du,
+                 float* dw) {
+  const int64_t begin = std::max<int64_t>(0, -du), end = std::min(s.width, s.width - du);
+  const float* x_row = rows.x + (dv * s.width + begin + du) * rows.x_step + in;
+  const float* dy_row = rows.dy + begin * rows.dy_step + out;
+  Vec sums[8][K] = {};
+  int64_t v = rows.first;
+  for (int64_t i = 0; i < rows.count; ++i) {
+    const float *x = x_row, *dy = dy_row;
+    const bool inside = v + dv >= 0 && v + dv < s.height;
+    v = v + 1 < s.height ? v + 1 : 0;
+    x_row += s.width * rows.x_step;
+    dy_row += s.width * rows.dy_step;
+    if (!inside) continue;
+    for (int64_t u = begin; u < end; ++u, x += rows.x_step, dy += rows.dy_step) {
+      Vec values[K];
+      for (int64_t j = 0; j < K; ++j) values[j] = load(x + j * kLanes);
+#pragma GCC unroll 8
+      for (int o = 0; o < 8; ++o)
+        for (int64_t j = 0; j < K; ++j) sums[o][j] += values[j] * dy[o];
+    }
+  }
+  const int64_t step = s.kernel * s.kernel * s.in;
+#pragma GCC unroll 8
+  for (int o = 0; o < 8; ++o)
+    for (int64_t j = 0; j < K; ++j) {
+      float* const to = dw + o * step + j * kLanes;
+      store(to, load(to) + sums[o][j]);
+    }
+}
+
+void conv_weights(const ConvShape& s,
+                  int64_t n,
+                  const float* x,
+                  const float* dy,
+                  const ConvPart& part,
+                  float* dw,
+                  float* db) {
+  const int64_t taps = s.kernel * s.kernel, border = s.kernel / 2;
+  const int64_t in = part.in_end - part.in, out = part.out_end - part.out;
+  const auto weight = [&](int64_t o, int64_t tap, int64_t i) {
+    return dw + ((part.out + o) * taps + tap) * s.in + part.in + i;
+  };
+  for (int64_t o = 0; o < out; ++o)
+    for (int64_t tap = 0; tap < taps; ++tap) std::fill_n(weight(o, tap, 0), in, 0.0f);
+  if (db != nullptr) std::fill_n(db + part.out, out, 0.0f);
+  // So many rows at a time that their slices stay in the first cache while all taps go over them;
+  // what they add up to goes on in another sum.
+  const int64_t all = n * s.height, step = std::max<int64_t>(1, 64 / s.width);
+  const int64_t most = (step + 2 * border) * s.width * in;  // values of x in a slice
+  const std::unique_ptr<Line[]> scratch(
+      new Line[static_cast<size_t>((most + step * s.width * out) / kLine)]);
+  float *const x_slice = scratch[0].values, *const dy_slice = x_slice + most;
+  for (int64_t row = 0; row < all; row += step) {
+    ConvRows rows{.x = x + row * s.width * s.in + part.in,
+                  .dy = dy + row * s.width * s.out + part.out,
+                  .x_step = s.in,
+                  .dy_step = s.out,
+                  .first = row % s.height,
+                  .count = std::min(step, all - row)};
+    if (taps > 1) {
+      const int64_t before = std::min(row, border),
+                    after = std::min(all - row - rows.count, border);
+      slice(rows.x - before * s.width * s.in,
+            (before + rows.count + after) * s.width,
+            s.in,
+            in,
+            x_slice);
+      slice(rows.dy, rows.count * s.width, s.out, out, dy_slice);
+      rows.x = x_slice + before * s.width * in;
+      rows.dy = dy_slice;
+      rows.x_step = in;
+      rows.dy_step = out;
+    }
+    for (int64_t o = 0; o < out; o += 8)
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const int64_t dv = tap / s.kernel - border, du = tap % s.kernel - border;
+        int64_t i = 0;
+        for (; i + kConvBlock <= in; i += kConvBlock)
+          add_weights<kSums>(s, rows, i, o, dv, du, weight(o, tap, i));
+        for (; i < in; i += kLanes) add_weights<1>(s, rows, i, o, dv, du, weight(o, tap, i));
+      }
+    if (db == nullptr) continue;
+    for (int64_t o = 0; o < out; o += kLanes) {
+      Vec sum{};
+      for (int64_t p = 0; p < rows.count * s.width; ++p)
+        sum += load(rows.dy + p * rows.dy_step + o);
+      store(db + part.out + o, load(db + part.out + o) + sum);
+    }
+  }
+}
+
 double sum_of_squares(const float* x, int64_t n) {
   constexpr int64_t kBlock = 4096;  // values that are added up in float32
   double sum = 0;
@@ -688,6 +915,7 @@ const CpuKernels table{
     .norm_bf16 = {norm_forward<Bf16>, norm_backward<Bf16>},
     .attention = {attention_forward<float>, attention_backward<float>},
     .attention_bf16 = {attention_forward<Bf16>, attention_backward<Bf16>},
+    .conv = {kConvBlock, conv_pack, conv_forward, conv_weights},
     .sum_of_squares = sum_of_squares,
     .adamw = adamw,
     .dropout_bits = dropout_bits,
