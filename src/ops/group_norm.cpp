@@ -52,9 +52,11 @@ float keep_value(const Settings& settings) {
   return static_cast<float>(1.0 / (1.0 - settings.dropout));
 }
 
-/// [n, channels] or [channels] float32, contiguous, for the kernels.
+/// [n, channels] or [channels] in float32 for the kernels; those of the CPU take rows with gaps.
 at::Tensor plain(const at::Tensor& t) {
-  return t.defined() ? t.detach().to(at::kFloat).contiguous() : t;
+  if (!t.defined()) return t;
+  const at::Tensor values = t.to(at::kFloat);
+  return values.is_cpu() && values.stride(-1) == 1 ? values : values.contiguous();
 }
 
 struct Parameters {
@@ -69,7 +71,7 @@ struct Parameters {
 
   NormParameters of_picture(int64_t i, bool silu) const {
     const auto row = [i](const at::Tensor& t) -> const float* {
-      return t.defined() ? t.const_data_ptr<float>() + i * t.size(-1) : nullptr;
+      return t.defined() ? t.const_data_ptr<float>() + i * t.stride(0) : nullptr;
     };
     return {.weight = weight.const_data_ptr<float>(),
             .bias = bias.const_data_ptr<float>(),
@@ -319,6 +321,28 @@ bool has_kernel(const at::Tensor& x, const NormLayer& layer) {
   return x.is_cuda() && cuda_ops(x).norm_fits(batch);
 }
 
+/// The sum of rows [n, channels]; LibTorch's costs more than the addition.
+at::Tensor over_pictures(const at::Tensor& rows) {
+  if (!rows.is_cpu()) return rows.sum(0);
+  const int64_t channels = rows.size(1);
+  at::Tensor out = at::empty({channels}, rows.options());
+  const float* const from = rows.const_data_ptr<float>();
+  std::vector<double> sums(static_cast<size_t>(channels));
+  for (int64_t i = 0; i < rows.size(0); ++i)
+    for (int64_t c = 0; c < channels; ++c)
+      sums[static_cast<size_t>(c)] += static_cast<double>(from[i * channels + c]);
+  std::transform(sums.begin(), sums.end(), out.mutable_data_ptr<float>(), [](double sum) {
+    return static_cast<float>(sum);
+  });
+  return out;
+}
+
+/// Settings as autograd keeps them.
+struct Kept : torch::CustomClassHolder {
+  explicit Kept(const Settings& from) : settings(from) {}
+  Settings settings;
+};
+
 class NormFunction : public torch::autograd::Function<NormFunction> {
  public:
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx,
@@ -336,14 +360,7 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
     const Moments moments =
         forward_of(x, settings, Parameters(weight, bias, added, scale, shift), y);
     ctx->save_for_backward({x, weight, bias, added, scale, shift, moments.mean, moments.rstd});
-    ctx->saved_data["groups"] = settings.groups;
-    ctx->saved_data["silu"] = settings.silu;
-    ctx->saved_data["dropout"] = settings.dropout;
-    ctx->saved_data["seed"] = static_cast<int64_t>(settings.key.seed);
-    ctx->saved_data["step"] = static_cast<int64_t>(settings.key.step);
-    ctx->saved_data["first_sample"] = settings.key.first_sample;
-    ctx->saved_data["step_there"] = reinterpret_cast<int64_t>(settings.key.step_there);
-    ctx->saved_data["dropout_block"] = settings.dropout_block;
+    ctx->saved_data["settings"] = c10::IValue::make_capsule(c10::make_intrusive<Kept>(settings));
     ctx->set_materialize_grads(false);
     return {y, x};
   }
@@ -355,21 +372,11 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
     const at::Tensor &x = saved[0], &weight = saved[1], &bias = saved[2], &added = saved[3],
                      &scale = saved[4], &shift = saved[5];
     if (!grads[0].defined()) return {grads[1], {}, {}, {}, {}, {}, {}};
-    NormLayer layer;
-    const auto whole = [&](const char* name) { return ctx->saved_data[name].toInt(); };
-    const DropoutKey key{.seed = static_cast<uint64_t>(whole("seed")),
-                         .step = static_cast<uint64_t>(whole("step")),
-                         .first_sample = whole("first_sample"),
-                         .step_there = reinterpret_cast<const int64_t*>(whole("step_there"))};
-    layer.groups = whole("groups");
-    layer.silu = ctx->saved_data["silu"].toBool();
-    layer.dropout = ctx->saved_data["dropout"].toDouble();
-    layer.key = &key;
-    layer.dropout_block = whole("dropout_block");
     const auto like_x = [&](const at::Tensor& t) {
       return t.defined() ? t.to(x.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast) : t;
     };
-    const Settings settings(layer);
+    const auto kept = ctx->saved_data["settings"].toCapsule();
+    const Settings& settings = static_cast<const Kept&>(*kept).settings;
     const Parameters parameters(weight, bias, added, scale, shift);
     const Moments moments{saved[6], saved[7]};
     const at::Tensor dy = like_x(grads[0]), more = like_x(grads[1]);
@@ -386,8 +393,8 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
       return of.defined() ? gradient.to(of.scalar_type()) : at::Tensor();
     };
     return {g.x,
-            as(d_weight.sum(0), weight),
-            as(d_bias.sum(0), bias),
+            as(over_pictures(d_weight), weight),
+            as(over_pictures(d_bias), bias),
             as(g.added, added),
             as(d_scale, scale),
             as(d_shift, shift),
