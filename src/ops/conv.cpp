@@ -59,14 +59,13 @@ at::Tensor applied(const ConvShape& shape,
                    const at::Tensor& bias,
                    const at::Tensor& added) {
   const int64_t n = x.size(0), pixels = shape.height * shape.width, block = table().block;
-  const int64_t blocks = (shape.out + block - 1) / block;
-  const int64_t products = shape.in * shape.kernel * shape.kernel * block;  // of a pixel and block
-  const at::Tensor packed = at::empty({blocks * products}, x.options());
+  const int64_t parts = (shape.out + block - 1) / block * shape.kernel * shape.kernel;
+  const at::Tensor packed = at::empty({parts * shape.in * block}, x.options());
   at::Tensor y = at::empty({n, shape.out, shape.height, shape.width},
                            x.options().memory_format(at::MemoryFormat::ChannelsLast));
   const float *const w = data_of(weight), *const from = data_of(x), *const more = data_of(added);
   float *const ready = packed.mutable_data_ptr<float>(), *const to = y.mutable_data_ptr<float>();
-  at::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) table().pack(shape, w, backward, i, ready);
   });
   at::parallel_for(0, n, 2, [&](int64_t first, int64_t last) {

@@ -162,7 +162,7 @@ TEST(ConvKernels, InstructionSetsAgree) {
     const kernels::ConvKernels& k = table->conv;
     const int64_t blocks = (s.out + k.block - 1) / k.block;
     std::vector<float> packed(static_cast<size_t>(blocks * k.block * 9 * s.in));
-    for (int64_t i = 0; i < blocks; ++i) k.pack(s, w.data(), false, i, packed.data());
+    for (int64_t i = 0; i < blocks * 9; ++i) k.pack(s, w.data(), false, i, packed.data());
     std::vector<float> y(static_cast<size_t>(pixels * s.out)), dw(w.size()), db(b.size());
     k.forward(s, 1, packed.data(), b.data(), nullptr, x.data(), y.data());
     k.weights(s,

@@ -126,11 +126,11 @@ struct ConvPart {
 
 struct ConvKernels {
   int64_t block;  // channels of the result whose weights lie together when packed
-  /// Writes block number `block` of out [blocks, kernel, kernel, in, block] from weight [out,
-  /// kernel, kernel, in]. `backward`: for the gradient of x by forward(), where the shape's `in`
-  /// and `out` change places, and weight is [in, kernel, kernel, out].
+  /// Writes part number `part`, of one block and tap, of out [blocks, kernel, kernel, in, block]
+  /// from weight [out, kernel, kernel, in]. `backward`: for the gradient of x by forward(), where
+  /// the shape's `in` and `out` change places, and weight is [in, kernel, kernel, out].
   void (*pack)(
-      const ConvShape& shape, const float* weight, bool backward, int64_t block, float* out);
+      const ConvShape& shape, const float* weight, bool backward, int64_t part, float* out);
   /// y = the convolution of n pictures, plus bias [out] and added, like y, where not null.
   void (*forward)(const ConvShape& shape,
                   int64_t n,

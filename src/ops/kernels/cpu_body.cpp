@@ -401,7 +401,7 @@ void norm_backward(const NormShape& s,
                    float* d_weight,
                    float* d_bias,
                    float* d_added) {
-  Rows<float> maps(s, 6);
+  Rows<float> maps(s, 5);
   const Channel map{maps[0], maps[1], maps[2]};
   channel_maps(s, p, mean, rstd, map);
   Rows<double> sums(s, 3);
@@ -410,30 +410,31 @@ void norm_backward(const NormShape& s,
                         : (p.kept ? backward_sums<T, false, true> : backward_sums<T, false, false>);
   body(s, p, map, x, dy, scratch, sums[0], sums[1], sums[2]);
 
-  const double count = static_cast<double>(s.pixels * s.group_channels);
+  const double share = 1 / static_cast<double>(s.pixels * s.group_channels);
   for (int64_t first = s.first; first < s.last; first += s.group_channels) {
     const double r = static_cast<double>(rstd[first / s.group_channels]);
-    // With g = scale du the gradient of the normalised x: dx = rstd (g - mean(g) - x^ mean(g x^)).
-    double mean_g = 0, mean_gx = 0;
+    // With g = scale du / rstd the gradient of the normalised x: dx = rstd (g - mean(g) - x^ mean(g
+    // x^)).
+    double rstd_mean_g = 0, mean_gx = 0;
     for (int64_t c = first; c < first + s.group_channels; ++c) {
       const int64_t i = c - s.first;
-      mean_g += static_cast<double>(map.scale[i]) / r * sums[0][i] / count;
-      mean_gx += static_cast<double>(map.scale[i]) * sums[1][i] / count;
+      rstd_mean_g += static_cast<double>(map.scale[i]) * sums[0][i] * share;
+      mean_gx += static_cast<double>(map.scale[i]) * sums[1][i] * share;
     }
+    const double slope = -r * r * mean_gx;
     for (int64_t c = first; c < first + s.group_channels; ++c) {
       const int64_t i = c - s.first;
-      maps[3][i] = map.scale[i];
-      maps[4][i] = static_cast<float>(-r * r * mean_gx);
-      maps[5][i] = static_cast<float>(-r * mean_g);
+      maps[3][i] = static_cast<float>(slope);
+      maps[4][i] = static_cast<float>(-rstd_mean_g);
       d_weight[c] = static_cast<float>(r * sums[1][i]);
       d_bias[c] = static_cast<float>(sums[0][i]);
       if (d_added != nullptr)
-        d_added[c] = static_cast<float>(static_cast<double>(map.scale[i]) * sums[0][i] -
-                                        r * r * mean_gx * sums[2][i] -
-                                        r * mean_g * static_cast<double>(s.pixels));
+        d_added[c] =
+            static_cast<float>(static_cast<double>(map.scale[i]) * sums[0][i] + slope * sums[2][i] -
+                               rstd_mean_g * static_cast<double>(s.pixels));
     }
   }
-  combine(s, map.center, maps[3], maps[4], maps[5], x, scratch, more, dx);
+  combine(s, map.center, map.scale, maps[3], maps[4], x, scratch, more, dx);
 }
 
 // Attention. One side's tokens (queries or keys) lie in the lanes, so that nothing is added up
@@ -623,19 +624,18 @@ constexpr int64_t kSums = kLanes == 16 ? 2 : 1;
 constexpr int64_t kConvBlock = kSums * kLanes;  // channels of the result at once
 
 /// out[block][tap][k][lane] is the weight from channel k to channel block * kConvBlock + lane.
-void conv_pack(const ConvShape& s, const float* weight, bool backward, int64_t block, float* out) {
-  const int64_t taps = s.kernel * s.kernel, first = block * kConvBlock;
+void conv_pack(const ConvShape& s, const float* weight, bool backward, int64_t part, float* out) {
+  const int64_t taps = s.kernel * s.kernel, first = part / taps * kConvBlock, tap = part % taps;
   const int64_t lanes = std::min(kConvBlock, s.out - first);
-  float* to = out + first * taps * s.in;
-  for (int64_t tap = 0; tap < taps; ++tap)
-    for (int64_t k = 0; k < s.in; ++k, to += kConvBlock) {
-      // weight is [out, taps, in]; backward [in, taps, out], and the taps in the opposite order
-      const float* const from = backward ? weight + (k * taps + taps - 1 - tap) * s.out + first
-                                         : weight + (first * taps + tap) * s.in + k;
-      const int64_t step = backward ? 1 : taps * s.in;
-      for (int64_t i = 0; i < lanes; ++i) to[i] = from[i * step];
-      std::fill(to + lanes, to + kConvBlock, 0.0f);
-    }
+  float* to = out + part * s.in * kConvBlock;
+  for (int64_t k = 0; k < s.in; ++k, to += kConvBlock) {
+    // weight is [out, taps, in]; backward [in, taps, out], and the taps in the opposite order
+    const float* const from = backward ? weight + (k * taps + taps - 1 - tap) * s.out + first
+                                       : weight + (first * taps + tap) * s.in + k;
+    const int64_t step = backward ? 1 : taps * s.in;
+    for (int64_t i = 0; i < lanes; ++i) to[i] = from[i * step];
+    std::fill(to + lanes, to + kConvBlock, 0.0f);
+  }
 }
 
 /// Sums of eight pixels, as two times four neighbours.
@@ -730,8 +730,13 @@ struct alignas(sizeof(float) * kLine) Line {
 
 /// Copies the first `some` of the channels of each pixel.
 void slice(const float* from, int64_t pixels, int64_t channels, int64_t some, float* to) {
-  for (int64_t p = 0; p < pixels; ++p, from += channels, to += some)
-    for (int64_t c = 0; c < some; c += kLanes) store(to + c, load(from + c));
+  for_channels(0, some, [&](int64_t c, int64_t lanes, auto vectors) {
+    for (int64_t p = 0; p < pixels; ++p)
+      for (int64_t k = 0; k < vectors.value; ++k)
+        store(to + p * some + c + k * kLanes,
+              load(from + p * channels + c + k * kLanes, lanes),
+              lanes);
+  });
 }
 
 /// The same rows, of pictures one after the other, of x and of the gradient of the result. x may be
