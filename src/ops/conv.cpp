@@ -42,8 +42,8 @@ ConvShape shape_of(const at::Tensor& x, const at::Tensor& weight) {
 }
 
 bool has_kernel(const at::Tensor& x, const at::Tensor& weight) {
-  constexpr int64_t kLargest =
-      1 << 15;  // values of a picture; beyond, LibTorch is as fast or faster
+  // Values of a picture's map: beyond, LibTorch is as fast or faster.
+  constexpr int64_t kLargest = 1 << 15;
   const int64_t kernel = weight.size(2), width = x.size(3);
   const bool small = x.size(2) * width * std::max(weight.size(0), weight.size(1)) <= kLargest;
   return small && x.is_cpu() && x.scalar_type() == at::kFloat &&
@@ -59,7 +59,8 @@ at::Tensor applied(const ConvShape& shape,
                    const at::Tensor& bias,
                    const at::Tensor& added) {
   const int64_t n = x.size(0), pixels = shape.height * shape.width, block = table().block;
-  const int64_t parts = (shape.out + block - 1) / block * shape.kernel * shape.kernel;
+  const int64_t blocks = (shape.out + block - 1) / block;
+  const int64_t parts = blocks * shape.kernel * shape.kernel;
   const at::Tensor packed = at::empty({parts * shape.in * block}, x.options());
   at::Tensor y = at::empty({n, shape.out, shape.height, shape.width},
                            x.options().memory_format(at::MemoryFormat::ChannelsLast));
@@ -68,15 +69,22 @@ at::Tensor applied(const ConvShape& shape,
   at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) table().pack(shape, w, backward, i, ready);
   });
-  at::parallel_for(0, n, 2, [&](int64_t first, int64_t last) {
-    const int64_t offset = first * pixels * shape.out;
-    table().forward(shape,
-                    last - first,
-                    ready,
-                    data_of(bias),
-                    more == nullptr ? nullptr : more + offset,
-                    from + first * pixels * shape.in,
-                    to + offset);
+  // In parallel over pictures and, where these are fewer than the threads, over blocks.
+  const int64_t shares = n >= at::get_num_threads() ? 1 : blocks;
+  at::parallel_for(0, shares * n, shares == 1 ? 2 : 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin, count = 0; task < end; task += count) {
+      const int64_t share = task / n, i = task % n, offset = i * pixels * shape.out;
+      count = std::min(end - task, n - i);
+      table().forward(shape,
+                      count,
+                      blocks * share / shares,
+                      blocks * (share + 1) / shares,
+                      ready,
+                      data_of(bias),
+                      more == nullptr ? nullptr : more + offset,
+                      from + i * pixels * shape.in,
+                      to + offset);
+    }
   });
   return y;
 }

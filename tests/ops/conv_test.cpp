@@ -164,7 +164,7 @@ TEST(ConvKernels, InstructionSetsAgree) {
     std::vector<float> packed(static_cast<size_t>(blocks * k.block * 9 * s.in));
     for (int64_t i = 0; i < blocks * 9; ++i) k.pack(s, w.data(), false, i, packed.data());
     std::vector<float> y(static_cast<size_t>(pixels * s.out)), dw(w.size()), db(b.size());
-    k.forward(s, 1, packed.data(), b.data(), nullptr, x.data(), y.data());
+    k.forward(s, 1, 0, blocks, packed.data(), b.data(), nullptr, x.data(), y.data());
     k.weights(s,
               1,
               x.data(),

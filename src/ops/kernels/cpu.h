@@ -131,9 +131,12 @@ struct ConvKernels {
   /// the shape's `in` and `out` change places, and weight is [in, kernel, kernel, out].
   void (*pack)(
       const ConvShape& shape, const float* weight, bool backward, int64_t part, float* out);
-  /// y = the convolution of n pictures, plus bias [out] and added, like y, where not null.
+  /// The channels of some blocks of y = the convolution of n pictures, plus bias [out] and added,
+  /// like y, where not null.
   void (*forward)(const ConvShape& shape,
                   int64_t n,
+                  int64_t first_block,
+                  int64_t last_block,
                   const float* packed,
                   const float* bias,
                   const float* added,

@@ -661,6 +661,8 @@ inline __attribute__((always_inline)) void add_tap(
 /// Rows of eight pixels, or of four in two pictures.
 void conv_forward(const ConvShape& s,
                   int64_t n,
+                  int64_t first_block,
+                  int64_t last_block,
                   const float* packed,
                   const float* bias,
                   const float* added,
@@ -670,7 +672,8 @@ void conv_forward(const ConvShape& s,
   const bool narrow = s.width == 4;
   const int64_t pictures = narrow ? 2 : 1;
   const int64_t row = s.width * s.in, picture = s.height * row;
-  for (int64_t c = 0; c < s.out; c += kConvBlock) {
+  for (int64_t block = first_block; block < last_block; ++block) {
+    const int64_t c = block * kConvBlock;
     const float* const weight = packed + c * taps * s.in;
     const int64_t channels = std::min(kConvBlock, s.out - c);
     for (int64_t i = 0; i < n; i += pictures)
@@ -722,8 +725,8 @@ void conv_forward(const ConvShape& s,
   }
 }
 
-constexpr int64_t kLine =
-    16;  // floats of a cache line: an unaligned vector of them takes two loads
+// Floats of a cache line: an unaligned vector of them takes two loads.
+constexpr int64_t kLine = 16;
 struct alignas(sizeof(float) * kLine) Line {
   float values[kLine];
 };
