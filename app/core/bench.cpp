@@ -87,7 +87,8 @@ class RandomPictures : public BatchSource {
   }
 
   Batch next() override {
-    Batch out{step_, {}, {}, {}};
+    Batch out;
+    out.step = step_;
     out.pixels.resize(static_cast<size_t>(batch_ * values()));
     for (int64_t i = 0; i < batch_; ++i) {
       const uint64_t bits =

@@ -11,7 +11,9 @@
 
 #include "base/log.h"
 #include "config/yaml.h"
+#include "ops/cuda.h"
 #include "ops/noise.h"
+#include "ops/replayed.h"
 #include "samplers/sample.h"
 
 namespace diffuse {
@@ -90,6 +92,7 @@ bool set_precision(Precision precision, at::Device device) {
     // cuDNN allows TF32 by default: fp32 must mean float32.
     at::globalContext().setAllowTF32CuBLAS(precision == Precision::tf32);
     at::globalContext().setAllowTF32CuDNN(precision == Precision::tf32);
+    at::globalContext().setBenchmarkCuDNN(true);  // shapes are few, and stay
     return precision == Precision::bf16;
   }
   if (precision == Precision::tf32)
@@ -166,11 +169,20 @@ std::vector<int64_t> kept_steps(int64_t steps, int64_t kept) {
   return out;
 }
 
-bool draw_batches(const Model& network,
-                  const Weights& weights,
-                  const DrawRequest& request,
-                  const std::function<at::Tensor(const at::Tensor&)>& convert,
-                  const std::function<void(DrawnBatch)>& use) {
+namespace {
+
+Replayed::Capture capture_on(at::Device device) {
+  if (!device.is_cuda()) return nullptr;
+  return [device](const std::function<void()>& function) {
+    return open_cuda()->capture(device, function);
+  };
+}
+
+bool draw_on_stream(const Model& network,
+                    const Weights& weights,
+                    const DrawRequest& request,
+                    const std::function<at::Tensor(const at::Tensor&)>& convert,
+                    const std::function<void(DrawnBatch)>& use) {
   const at::NoGradGuard no_grad;
   const SampleOptions& options = request.options;
   const DiffusionOptions& diffusion = *request.diffusion;
@@ -182,6 +194,12 @@ bool draw_batches(const Model& network,
   const at::Device device = weights.front().device();
   const auto seed = static_cast<uint64_t>(options.seed);
   const int64_t batch = draw_batch(request);
+  // All but the last batch are of one size, and each goes through the network at every step.
+  Replayed evaluate(
+      [&](const std::vector<at::Tensor>& a) {
+        return network.forward(weights, a[0], a[1], a[2], nullptr, request.bf16);
+      },
+      capture_on(device));
 
   for (int64_t first = 0; first < request.count; first += batch) {
     const int64_t n = std::min(batch, request.count - first);
@@ -192,7 +210,7 @@ bool draw_batches(const Model& network,
                           at::kLong)
                    .to(device);
     const Network f = [&](const at::Tensor& x, const at::Tensor& t) {
-      return network.forward(weights, x, t, labels, nullptr, request.bf16);
+      return evaluate({x, t, labels});
     };
     const auto normal = [&](const at::Tensor& like, Purpose purpose, int64_t step) {
       at::Tensor noise = at::empty_like(like);
@@ -223,6 +241,21 @@ bool draw_batches(const Model& network,
     use(std::move(drawn));
   }
   return true;
+}
+
+}  // namespace
+
+bool draw_batches(const Model& network,
+                  const Weights& weights,
+                  const DrawRequest& request,
+                  const std::function<at::Tensor(const at::Tensor&)>& convert,
+                  const std::function<void(DrawnBatch)>& use) {
+  const auto all = [&] { return draw_on_stream(network, weights, request, convert, use); };
+  const at::Device device = weights.front().device();
+  if (!device.is_cuda()) return all();
+  bool done = false;
+  open_cuda()->on_own_stream(device, [&] { done = all(); });
+  return done;
 }
 
 std::optional<Drawing> draw(const Model& network,

@@ -227,6 +227,21 @@ void report_skipped_files(const Session& session, const std::optional<Dataset>& 
   if (session.folder) session.folder->write_data_report(lines);
 }
 
+/// The whole set on the GPU, where a batch is then drawn from it by one kernel: when it is decoded
+/// in memory, cut once, and small beside what training needs. Else undefined.
+at::Tensor resident_pictures(const Dataset& data, const Config& config, at::Device device) {
+  const std::span<const uint8_t> pixels = data.pixels();
+  if (!device.is_cuda() || !config.runtime.fused || pixels.empty()) return {};
+  const auto size = static_cast<int64_t>(pixels.size());
+  if (size > open_cuda()->memory_free(device.index()) / 8) return {};
+  const int64_t height = config.data.height(), width = config.data.width(),
+                channels = config.data.channels;
+  return at::from_blob(const_cast<uint8_t*>(pixels.data()),
+                       {size / (height * width * channels), height, width, channels},
+                       at::kByte)
+      .to(device);
+}
+
 /// Trains in session.folder. Returns whether all steps are done.
 bool train_in_folder(Session& session,
                      TrainState& state,
@@ -397,21 +412,23 @@ int run_session(Session& session) {
     load_state(*session.start, network.layout(), state);
     if (session.folder) set_aside_newer(session.folder->checkpoints(), state.step);
   }
-  const TrainSetup setup{.network = network,
-                         .objective = objective,
-                         .times = times,
-                         .image_shape = config.data.shape(),
-                         .optim = config.optim,
-                         .steps = config.train.steps,
-                         .batch = config.train.batch,
-                         .micro_batch = config.train.micro_batch.value_or(config.train.batch),
-                         .seed = info.seed,
-                         .bf16 = session.bf16,
-                         .fused = config.runtime.fused};
+  const TrainSetup setup{
+      .network = network,
+      .objective = objective,
+      .times = times,
+      .image_shape = config.data.shape(),
+      .optim = config.optim,
+      .steps = config.train.steps,
+      .batch = config.train.batch,
+      .micro_batch = config.train.micro_batch.value_or(config.train.batch),
+      .seed = info.seed,
+      .bf16 = session.bf16,
+      .fused = config.runtime.fused,
+      .pictures = data ? resident_pictures(*data, config, session.device) : at::Tensor()};
   std::unique_ptr<BatchSource> batches;
   if (data)
-    batches =
-        std::make_unique<Batches>(*data, config.data, config.train.batch, info.seed, state.step);
+    batches = std::make_unique<Batches>(
+        *data, config.data, config.train.batch, info.seed, state.step, !setup.pictures.defined());
   else
     batches = std::make_unique<PointBatches>(
         config.data.points(), config.train.batch, info.seed, state.step);

@@ -27,6 +27,7 @@ struct Batches::Impl {
   DataOptions options;
   int64_t batch;
   uint64_t seed;
+  bool pixels;
   int64_t delivered;  // the step of the next batch to hand out; guarded by the mutex
   double waited = 0;
 
@@ -49,11 +50,13 @@ struct Batches::Impl {
        const DataOptions& options_,
        int64_t batch_,
        uint64_t seed_,
-       int64_t first_step)
+       int64_t first_step,
+       bool pixels_)
       : data(data_),
         options(options_),
         batch(batch_),
         seed(seed_),
+        pixels(pixels_),
         delivered(first_step),
         next_step(first_step) {}
 
@@ -71,14 +74,15 @@ struct Batches::Impl {
 
   Batch empty_batch(int64_t step) const {
     const auto n = static_cast<size_t>(batch);
-    return {step,
-            std::vector<uint8_t>(n * static_cast<size_t>(image_bytes())),
-            std::vector<int64_t>(n),
-            std::vector<int64_t>(n),
-            {}};
+    return {.step = step,
+            .pixels = std::vector<uint8_t>(pixels ? n * static_cast<size_t>(image_bytes()) : 0),
+            .labels = std::vector<int64_t>(n),
+            .indices = std::vector<int64_t>(n),
+            .flips = std::vector<uint8_t>(pixels ? 0 : n)};
   }
 
-  /// The image at `index` or, when that is bad, the next good one. Returns its index.
+  /// The image at `index` or, when that is bad, the next good one. Returns its index. Null: the
+  /// index alone.
   int64_t fetch(int64_t index, bool flip, double crop_y, double crop_x, uint8_t* out) const {
     for (int64_t tries = 0; tries < data.size(); ++tries) {
       const int64_t i = (index + tries) % data.size();
@@ -108,9 +112,13 @@ struct Batches::Impl {
                                   flip,
                                   random_uniform(crop, 0),
                                   random_uniform(crop, 1),
-                                  interleaved.data());
+                                  pixels ? interleaved.data() : nullptr);
       out.indices[static_cast<size_t>(i)] = index;
       out.labels[static_cast<size_t>(i)] = data.label(index);
+      if (!pixels) {
+        out.flips[static_cast<size_t>(i)] = flip ? 1 : 0;
+        continue;
+      }
       uint8_t* to = out.pixels.data() + i * image_bytes();
       for (int64_t c = 0; c < channels; ++c)
         for (int64_t p = 0; p < plane; ++p)
@@ -193,9 +201,11 @@ Batches::Batches(const Dataset& data,
                  const DataOptions& options,
                  int64_t batch,
                  uint64_t seed,
-                 int64_t first_step)
-    : impl_(std::make_unique<Impl>(data, options, batch, seed, first_step)) {
+                 int64_t first_step,
+                 bool pixels)
+    : impl_(std::make_unique<Impl>(data, options, batch, seed, first_step, pixels)) {
   DIFFUSE_CHECK(batch >= 1 && first_step >= 0 && data.size() >= 1);
+  DIFFUSE_CHECK(pixels || !data.pixels().empty());
   impl_->start(worker_count(options.workers));
 }
 

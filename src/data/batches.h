@@ -14,6 +14,7 @@ struct Batch {
   std::vector<uint8_t> pixels;   // [batch, channels, height, width]
   std::vector<int64_t> labels;   // [batch], -1 without labels
   std::vector<int64_t> indices;  // [batch], of the dataset
+  std::vector<uint8_t> flips{};  // [batch], 1: mirrored; only for a batch without pixels
   std::vector<float> values{};   // instead of all those: data that are no pictures, as they are
 };
 
@@ -35,14 +36,16 @@ class BatchSource {
 /// [step * batch, (step + 1) * batch) of the concatenated epochs, each a keyed permutation of the
 /// set. Order, flips and crops depend on (seed, epoch, position) alone, never on workers. A
 /// streamed image that turns out bad is replaced by the next position's good neighbour of the set
-/// (index + 1, ...), deterministically.
+/// (index + 1, ...), deterministically. Without `pixels` a batch says which pictures it has, and
+/// which of them are mirrored, to someone who has Dataset::pixels().
 class Batches : public BatchSource {
  public:
   Batches(const Dataset& data,
           const DataOptions& options,
           int64_t batch,
           uint64_t seed,
-          int64_t first_step);
+          int64_t first_step,
+          bool pixels = true);
   ~Batches() override;
 
   /// Waits for the workers when needed. Rethrows what a worker threw.

@@ -259,6 +259,7 @@ bool Dataset::fetch(int64_t index, bool flip, double crop_y, double crop_x, uint
     if (d.bad_entries.contains(index)) return false;
   }
   if (d.cached && d.fixed) {
+    if (out == nullptr) return true;
     d.write(d.fixed.get() + index * d.image_bytes, 0, 0, d.options.width(), flip, out);
     return true;
   }
@@ -273,6 +274,12 @@ bool Dataset::fetch(int64_t index, bool flip, double crop_y, double crop_x, uint
     return false;
   }
   return true;
+}
+
+std::span<const uint8_t> Dataset::pixels() const {
+  const Impl& d = *impl_;
+  if (!d.cached || !d.fixed) return {};
+  return {d.fixed.get(), d.scan.entries.size() * static_cast<size_t>(d.image_bytes)};
 }
 
 std::vector<SkippedFile> Dataset::bad() const {

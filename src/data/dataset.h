@@ -95,8 +95,13 @@ class Dataset {
   /// Writes image `index`, flipped and cropped as asked, as height*width*channels interleaved
   /// bytes. `crop_y`, `crop_x` in [0,1) place the window of a random crop (0.5, 0.5 is the centre).
   /// False when the file is bad: it is recorded in bad(). Throws Error{data} when a file that turns
-  /// out bad now is one too many.
+  /// out bad now is one too many. Where pixels() has it, `out` may be null.
   bool fetch(int64_t index, bool flip, double crop_y, double crop_x, uint8_t* out) const;
+
+  /// All of both, as fetch() writes them without flip: image `index` from index * height * width *
+  /// channels on; what a bad one has is undefined. Empty unless the set is cached and cut the same
+  /// way every time.
+  std::span<const uint8_t> pixels() const;
 
   /// Every file skipped so far, with reasons, in byte-wise path order.
   std::vector<SkippedFile> bad() const;

@@ -16,7 +16,8 @@ PointBatches::PointBatches(std::unique_ptr<const PointDistribution> distribution
 }
 
 Batch PointBatches::next() {
-  Batch out{step_, {}, {}, {}, {}};
+  Batch out;
+  out.step = step_;
   out.values.reserve(static_cast<size_t>(2 * batch_));
   for (int64_t i = 0; i < batch_; ++i) {
     const Point p = distribution_->sample(

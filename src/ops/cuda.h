@@ -85,6 +85,8 @@ struct CudaOps {
   /// Runs `work` with a stream of its own as the current one, after all that was queued before and
   /// before all that comes after. Work on the default stream cannot be captured.
   void (*on_own_stream)(at::Device device, const std::function<void()>& work);
+  /// Returns what waits until everything that is queued on the current stream by now has run.
+  std::function<void()> (*mark)(at::Device device);
   /// Captures what `work` queues on the current stream; nothing runs yet. Rethrows what it throws.
   std::unique_ptr<CapturedWork> (*capture)(at::Device device, const std::function<void()>& work);
 };

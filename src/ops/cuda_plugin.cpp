@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <ATen/core/Tensor.h>
+#include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
@@ -139,11 +140,23 @@ void on_own_stream(at::Device device, const std::function<void()>& work) {
   const c10::cuda::CUDAGuard guard(device);
   const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool(false, device.index());
   c10::cuda::device_synchronize();
-  {
+  try {
     const c10::cuda::CUDAStreamGuard as_current(stream);
     work();
+  } catch (...) {
+    // Whoever saves what there is works on another stream. An error of this is the same one.
+    cudaDeviceSynchronize();
+    throw;
   }
   c10::cuda::device_synchronize();
+}
+
+std::function<void()> mark(at::Device device) {
+  // A blocking event: a host that waits by spinning takes a core from the data's threads.
+  const auto event =
+      std::make_shared<at::cuda::CUDAEvent>(cudaEventDisableTiming | cudaEventBlockingSync);
+  event->record(c10::cuda::getCurrentCUDAStream(device.index()));
+  return [event] { event->synchronize(); };
 }
 
 class Graph : public CapturedWork {
@@ -206,6 +219,7 @@ extern "C" const diffuse::CudaOps* diffuse_cuda_ops() {
       kernels::update_scratch_bytes,
       diffuse::update,
       diffuse::on_own_stream,
+      diffuse::mark,
       diffuse::capture,
   };
   return &ops;

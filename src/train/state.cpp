@@ -195,6 +195,7 @@ void load_state(const std::filesystem::path& checkpoint,
                 TrainState& state) {
   const at::NoGradGuard no_grad;
   state.params.flat().copy_(load_weights(checkpoint / "model.safetensors", layout));
+  if (state.params.half().defined()) state.params.half().copy_(state.params.flat());
   state.ema.copy_(load_weights(checkpoint / "ema.safetensors", layout));
 
   const auto path = checkpoint / "optim.safetensors";

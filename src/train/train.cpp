@@ -4,53 +4,201 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <deque>
+#include <exception>
+#include <memory>
 #include <string>
+#include <utility>
 
+#include "base/log.h"
+#include "ops/batch.h"
+#include "ops/cuda.h"
 #include "ops/noise.h"
 #include "train/optimizer.h"
 
 namespace diffuse {
 namespace {
 
-/// Rows [first, first + n) of the global batch on the device.
-struct Rows {
-  at::Tensor x0;      // [n, channels, height, width] in [-1, 1]
-  at::Tensor labels;  // [n] int64, undefined without classes
-  at::Tensor eps;     // like x0
-};
+/// Steps before one is captured: cuDNN tries its algorithms and LibTorch makes its handles in them.
+constexpr int kEagerSteps = 3;
 
-Rows draw_rows(
-    const TrainSetup& setup, const Batch& batch, int64_t first, int64_t n, at::Device device) {
-  const auto whole = [&](const auto& values, at::ScalarType type) {
-    // from_blob does not copy; narrow() and to() below do, before the vectors die.
-    return at::from_blob(const_cast<void*>(static_cast<const void*>(values.data())),
-                         {static_cast<int64_t>(values.size())},
-                         type);
-  };
-  // From pinned memory a copy to the GPU does not wait for the work that is queued there.
-  const auto to_device = [&](const at::Tensor& host) {
-    return device.is_cuda()
-               ? host.pin_memory().to(device, host.scalar_type(), /*non_blocking=*/true)
-               : host;
-  };
-  const std::vector<int64_t>& image_shape = setup.image_shape;
-  const int64_t values = image_shape[0] * image_shape[1] * image_shape[2];
-  Rows rows;
-  const auto part = [&](const at::Tensor& all) {
-    return all.narrow(0, first * values, n * values)
-        .view({n, image_shape[0], image_shape[1], image_shape[2]});
-  };
-  rows.x0 = batch.values.empty() ? to_device(part(whole(batch.pixels, at::kByte)))
-                                       .to(at::kFloat)
-                                       .div_(127.5)
-                                       .sub_(1)  // 0..255 -> [-1, 1]
-                                 : to_device(part(whole(batch.values, at::kFloat)).clone());
-  if (setup.network.num_classes() > 0)
-    rows.labels = to_device(whole(batch.labels, at::kLong).narrow(0, first, n).clone());
-  rows.eps = at::empty_like(rows.x0);
-  fill_normal(rows.eps, setup.seed, Purpose::noise, static_cast<uint64_t>(batch.step), first);
-  return rows;
+/// Steps that the host may be ahead of the GPU: enough that the GPU never waits, few enough that a
+/// stop is heeded at once and batches do not pile up.
+constexpr size_t kStepsAhead = 2;
+
+/// A view of `values`.
+template <class T>
+at::Tensor view_of(const std::vector<T>& values, std::vector<int64_t> sizes, at::ScalarType type) {
+  return at::from_blob(const_cast<T*>(values.data()), sizes, type);
 }
+
+/// A training step. All that changes from one to the next is in tensors that take() writes and that
+/// stay where they are, so that what computes from them can be captured once as a CUDA graph.
+class Step {
+ public:
+  Step(TrainState& state, const TrainSetup& setup)
+      : state_(state),
+        setup_(setup),
+        device_(state.params.flat().device()),
+        on_gpu_(device_.is_cuda() && setup.fused) {
+    // The bfloat16 weights are made once a step, not by each pass over the network.
+    if (setup.fused && setup.bf16) state.params.keep_half(setup.network.layout());
+  }
+
+  /// The batch of step state.step.
+  void take(const Batch& batch, const std::vector<Time>& times) {
+    times_ = &times;
+    const int64_t n = setup_.batch;
+    std::vector<int64_t> shape = setup_.image_shape;
+    shape.insert(shape.begin(), n);
+    if (setup_.pictures.defined()) {
+      assign(indices_, view_of(batch.indices, {n}, at::kLong));
+      assign(flips_, view_of(batch.flips, {n}, at::kByte));
+    } else if (batch.values.empty()) {
+      assign(pixels_, view_of(batch.pixels, shape, at::kByte));
+    } else {
+      assign(values_, view_of(batch.values, shape, at::kFloat));
+    }
+    if (setup_.network.num_classes() > 0) assign(labels_, view_of(batch.labels, {n}, at::kLong));
+    if (!setup_.objective.has_bound()) assign(numbers_, setup_.objective.numbers(times.data(), n));
+    if (on_gpu_) {
+      assign(step_, at::full({1}, state_.step, at::kLong));
+      set_rates(state_, setup_.optim, setup_.steps);
+    }
+  }
+
+  /// Gradient and update.
+  void run() {
+    if (on_gpu_) bound_queue();
+    if (!graph_ && can_be_captured() && eager_steps_++ >= kEagerSteps) capture();
+    if (graph_)
+      graph_->replay();
+    else
+      compute();
+  }
+
+  /// The weighted loss of each sample, [batch]; only for an adaptive time sampler.
+  const at::Tensor& losses() const { return losses_; }
+
+ private:
+  /// Copies a tensor of the host to one that is made on the first call and keeps its place.
+  void assign(at::Tensor& to, at::Tensor from) const {
+    if (!to.defined()) to = at::empty_like(from, from.options().device(device_));
+    // From pinned memory a copy to the GPU does not wait for the work that is queued there.
+    if (device_.is_cuda()) from = from.pin_memory();
+    to.copy_(from, /*non_blocking=*/true);
+  }
+
+  /// Whether compute() works on pictures alone, and with numbers_ alone.
+  bool can_be_captured() const {
+    return on_gpu_ && setup_.capture && !failed_ && !values_.defined() &&
+           !setup_.objective.has_bound();
+  }
+
+  void capture() {
+    try {
+      graph_ = cuda_ops(state_.params.flat()).capture(device_, [this] { compute(); });
+    } catch (const std::exception& e) {
+      failed_ = true;
+      const std::string why = e.what();
+      log::warn("the step cannot be captured as a CUDA graph, so it is slower: " +
+                why.substr(0, why.find('\n')));
+    }
+  }
+
+  void bound_queue() {
+    if (queued_.size() == kStepsAhead) {
+      queued_.front()();
+      queued_.pop_front();
+    }
+    queued_.push_back(cuda_ops(state_.params.flat()).mark(device_));
+  }
+
+  /// Rows [first, first + n) of the batch, and what the network is fed of them.
+  NoisyBatch rows(int64_t first,
+                  int64_t n,
+                  const Objective::Rows& levels,
+                  const DropoutKey& key) const {
+    const auto part = [&](const at::Tensor& all) { return all.narrow(0, first, n); };
+    const PictureBytes bytes =
+        setup_.pictures.defined()
+            ? PictureBytes{.pixels = setup_.pictures,
+                           .indices = part(indices_),
+                           .flips = part(flips_)}
+            : PictureBytes{.pixels = pixels_.defined() ? part(pixels_) : at::Tensor(),
+                           .indices = {},
+                           .flips = {}};
+    if (on_gpu_ && bytes.pixels.defined())
+      return noisy_batch(
+          bytes, levels.input_x0, levels.input_eps, Purpose::noise, key, setup_.bf16);
+    NoisyBatch out;
+    out.x0 = bytes.pixels.defined() ? pictures_of(bytes) : part(values_);
+    out.eps = at::empty_like(out.x0);
+    fill_normal(out.eps, key.seed, Purpose::noise, key.step, first);
+    out.input = setup_.objective.input(out.x0, out.eps, levels);
+    return out;
+  }
+
+  void compute() {
+    const Model& network = setup_.network;
+    Params& params = state_.params;
+    const bool rounded = params.half().defined();
+    if (!rounded) params.grad().zero_();
+    const bool adaptive = state_.history.bins() > 0;
+    if (adaptive && !losses_.defined())
+      losses_ = at::empty({setup_.batch}, at::TensorOptions(device_).dtype(at::kFloat));
+    at::Tensor loss, loss_raw;  // 0-dim, of the global batch
+    for (int64_t first = 0; first < setup_.batch; first += setup_.micro_batch) {
+      const int64_t n = std::min(setup_.micro_batch, setup_.batch - first);
+      const Objective::Rows levels = setup_.objective.has_bound()
+                                         ? setup_.objective.rows(times_->data() + first, n)
+                                         : Objective::rows_in(numbers_.narrow(1, first, n));
+      const DropoutKey key{
+          .seed = setup_.seed,
+          .step = static_cast<uint64_t>(state_.step),
+          .first_sample = first,
+          .step_there = step_.defined() ? step_.const_data_ptr<int64_t>() : nullptr};
+      const Weights weights = rounded ? params.rounded(first == 0) : params.weights();
+      // Ho et al. 2020, algorithm 1: x0 ~ q, t, eps ~ N(0, I), gradient step on |F* - F(z_t, t)|^2.
+      const NoisyBatch drawn = rows(first, n, levels, key);
+      const at::Tensor labels = labels_.defined() ? labels_.narrow(0, first, n) : labels_;
+      const at::Tensor output =
+          network.forward(weights, drawn.input, levels.time, labels, &key, setup_.bf16);
+      const Objective::Loss part =
+          setup_.objective.loss(output, drawn.x0, drawn.eps, levels, setup_.fused);
+      at::Tensor weighted = part.weighted;
+      if (network.has_level_weight()) {  // exp(-u) of the error + u: Karras et al. 2024
+        const at::Tensor u = network.level_weight(weights, levels.logsnr);
+        weighted = at::add(at::mul(part.error, at::exp(at::neg(u))), u);
+        if (part.weighted_bound.defined()) weighted = at::add(weighted, part.weighted_bound);
+      }
+      if (adaptive) losses_.narrow(0, first, n).copy_(weighted.detach());
+      // Times that are drawn more often than their share in the objective count less.
+      const auto share_of = [&](const at::Tensor& losses) {
+        return at::mul(losses, levels.share).sum() / static_cast<double>(setup_.batch);
+      };
+      const at::Tensor share = share_of(weighted), raw_share = share_of(part.raw);
+      share.backward();
+      loss = loss.defined() ? loss + share.detach() : share.detach();
+      loss_raw = loss_raw.defined() ? loss_raw + raw_share : raw_share;
+    }
+    update(state_, network.layout(), setup_.optim, setup_.steps, loss, loss_raw, setup_.fused);
+  }
+
+  TrainState& state_;
+  const TrainSetup& setup_;
+  at::Device device_;
+  bool on_gpu_;  // with the kernels, which read what changes from the device
+  const std::vector<Time>* times_ = nullptr;
+  at::Tensor pixels_, indices_, flips_, values_, labels_;  // [batch, ...]
+  at::Tensor numbers_;                                     // Objective::numbers()
+  at::Tensor step_;                                        // [1] int64
+  at::Tensor losses_;
+  int eager_steps_ = 0;
+  bool failed_ = false;
+  std::unique_ptr<CapturedWork> graph_;
+  std::deque<std::function<void()>> queued_;  // each waits for a step's end
+};
 
 }  // namespace
 
@@ -63,57 +211,35 @@ bool train(TrainState& state,
            BatchSource& batches,
            const std::vector<Action>& actions,
            const std::function<bool()>& stop) {
-  const at::Device device = state.params.flat().device();
-  while (state.step < setup.steps) {
-    const Batch batch = batches.next();
-    const auto step = static_cast<uint64_t>(state.step);
-    const bool adaptive = state.history.bins() > 0;
-    const std::vector<Time> times =
-        setup.times(TimeQuery{.seed = setup.seed, .step = step, .batch = setup.batch},
-                    adaptive ? &state.history : nullptr);
-
-    state.params.grad().zero_();
-    at::Tensor loss, loss_raw;       // 0-dim, of the global batch
-    std::vector<at::Tensor> losses;  // [n] each, for the history
-    for (int64_t first = 0; first < setup.batch; first += setup.micro_batch) {
-      const int64_t n = std::min(setup.micro_batch, setup.batch - first);
-      const Rows rows = draw_rows(setup, batch, first, n, device);
-      const Objective::Rows levels = setup.objective.rows(times.data() + first, n);
-      // Ho et al. 2020, algorithm 1: x0 ~ q, t, eps ~ N(0, I), gradient step on |F* - F(z_t, t)|^2.
-      const at::Tensor input = setup.objective.input(rows.x0, rows.eps, levels);
-      const DropoutKey dropout{setup.seed, step, first};
-      const at::Tensor output = setup.network.forward(
-          state.params.weights(), input, levels.time, rows.labels, &dropout, setup.bf16);
-      const Objective::Loss part = setup.objective.loss(output, rows.x0, rows.eps, levels);
-      at::Tensor weighted = part.weighted;
-      if (setup.network.has_level_weight()) {  // exp(-u) of the error + u: Karras et al. 2024
-        const at::Tensor u = setup.network.level_weight(state.params.weights(), levels.logsnr);
-        weighted = at::add(at::mul(part.error, at::exp(at::neg(u))), u);
-        if (part.weighted_bound.defined()) weighted = at::add(weighted, part.weighted_bound);
+  const auto loop = [&] {
+    Step step(state, setup);
+    while (state.step < setup.steps) {
+      const Batch batch = batches.next();
+      const bool adaptive = state.history.bins() > 0;
+      const std::vector<Time> times = setup.times(
+          TimeQuery{
+              .seed = setup.seed, .step = static_cast<uint64_t>(state.step), .batch = setup.batch},
+          adaptive ? &state.history : nullptr);
+      step.take(batch, times);
+      step.run();
+      if (adaptive) {
+        const at::Tensor all = step.losses().to(at::kDouble).cpu();
+        for (int64_t i = 0; i < setup.batch; ++i)
+          state.history.add(times[static_cast<size_t>(i)].bin, all.const_data_ptr<double>()[i]);
       }
-      if (adaptive) losses.push_back(weighted.detach());
-      // Times that are drawn more often than their share in the objective count less.
-      const at::Tensor share =
-          at::mul(weighted, levels.share).sum() / static_cast<double>(setup.batch);
-      share.backward();
-      const at::Tensor raw_share =
-          at::mul(part.raw, levels.share).sum() / static_cast<double>(setup.batch);
-      loss = loss.defined() ? loss + share.detach() : share.detach();
-      loss_raw = loss_raw.defined() ? loss_raw + raw_share : raw_share;
-    }
-    if (adaptive) {
-      const at::Tensor all = at::cat(losses).to(at::kDouble).cpu();
-      for (int64_t i = 0; i < setup.batch; ++i)
-        state.history.add(times[static_cast<size_t>(i)].bin, all.const_data_ptr<double>()[i]);
-    }
-    update(state, setup.network.layout(), setup.optim, setup.steps, loss, loss_raw, setup.fused);
-    ++state.step;
-    state.images_seen += setup.batch;
+      ++state.step;
+      state.images_seen += setup.batch;
 
-    for (const Action& action : actions)
-      if (action.due(state.step)) action.run(state);
-    if (stop()) break;
-  }
+      for (const Action& action : actions)
+        if (action.due(state.step)) action.run(state);
+      if (stop()) break;
+    }
+  };
+  const at::Tensor& flat = state.params.flat();
+  if (flat.is_cuda())
+    cuda_ops(flat).on_own_stream(flat.device(), loop);
+  else
+    loop();
   return state.step >= setup.steps;
 }
 

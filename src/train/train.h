@@ -28,6 +28,11 @@ struct TrainSetup {
   uint64_t seed = 0;
   bool bf16 = false;  // see UNet::forward
   bool fused = true;  // see update()
+  // On a GPU a fused step whose loss needs no bound is captured as one CUDA graph.
+  bool capture = true;
+  // The whole data set, uint8 [any, height, width, channels], on the device; undefined where a
+  // batch brings its own pixels.
+  at::Tensor pictures{};
 };
 
 /// Periodic work, run after a step when due(step) says so, in the order of the list.

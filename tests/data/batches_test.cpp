@@ -173,6 +173,36 @@ TEST_F(BatchesTest, BadPictureIsReplacedByTheNextAndRecorded) {
   }
 }
 
+TEST_F(BatchesTest, WithoutPixelsTheyNameThePicturesThatOthersHave) {
+  options_.crop = Crop::center;
+  damage(5);
+  const Dataset data(options_);
+  const std::span<const uint8_t> all = data.pixels();
+  ASSERT_EQ(all.size(), static_cast<size_t>(kPictures * 6 * 8 * 3));
+  for (const int64_t workers : {0, 3}) {
+    options_.workers = workers;
+    Batches with(data, options_, 31, 11, 4), without(data, options_, 31, 11, 4, false);
+    const Batch a = with.next(), b = without.next();
+    EXPECT_EQ(a.step, b.step);
+    EXPECT_EQ(a.indices, b.indices);
+    EXPECT_EQ(a.labels, b.labels);
+    EXPECT_TRUE(a.flips.empty() && b.pixels.empty());
+    for (size_t i = 0; i < 31; ++i)
+      for (size_t c = 0; c < 3; ++c)
+        for (size_t y = 0; y < 6; ++y)
+          for (size_t x = 0; x < 8; ++x) {
+            const size_t from = b.flips[i] != 0 ? 7 - x : x;
+            ASSERT_EQ(a.pixels[((i * 3 + c) * 6 + y) * 8 + x],
+                      all[((static_cast<size_t>(b.indices[i]) * 6 + y) * 8 + from) * 3 + c]);
+          }
+  }
+  options_.crop = Crop::random;
+  EXPECT_TRUE(Dataset(options_).pixels().empty());
+  options_.crop = Crop::center;
+  options_.cache = CachePolicy::none;
+  EXPECT_TRUE(Dataset(options_).pixels().empty());
+}
+
 TEST_F(BatchesTest, WorkersErrorReachesNextInOrder) {
   damage(5);
   options_.on_bad_image = BadImage::fail;

@@ -125,6 +125,35 @@ TEST(Params, BackwardAccumulatesIntoTheFlatGradient) {
   EXPECT_EQ(params.weights()[3].grad().abs().sum().item<float>(), 0);
 }
 
+TEST(Params, RoundedWeightsHaveTheGradientsOfWeightsThatTheNetworkRounds) {
+  ParamLayout layout(true);
+  layout.add("kernel", {4, 3, 3, 3}, Init::uniform(0.5), true);
+  layout.add("bias", {4}, Init::uniform(0.5));
+  layout.add("matrix", {4, 4}, Init::uniform(0.5), true);
+  layout.add("unused", {5}, Init::uniform(0.5), true);
+  layout.finalize();
+  Params plain(layout, layout.initial(1)), params(layout, layout.initial(1));
+  params.keep_half(layout);
+  EXPECT_TRUE(at::equal(params.half(), params.flat().to(at::kBFloat16)));
+  const auto backward = [&](const Weights& weights, double factor) {
+    const auto half = [&](size_t i) { return weights[i].to(at::kBFloat16); };
+    const at::Tensor matrix = half(2);
+    at::mul(at::square(half(0)).sum().to(at::kFloat) + at::exp(weights[1]).sum() +
+                at::matmul(matrix, matrix).sum().to(at::kFloat),
+            factor)
+        .backward();
+  };
+  const Weights views = layout.views(params.grad());
+  for (const at::Tensor& view : views) view.fill_(7);  // of the step before
+  backward(plain.weights(), 1);
+  backward(params.rounded(true), 1);
+  EXPECT_GT(plain.grad().abs().sum().item<float>(), 1);
+  EXPECT_TRUE(at::equal(params.grad(), plain.grad()));
+  backward(plain.weights(), 3);
+  backward(params.rounded(false), 3);
+  EXPECT_TRUE(at::equal(params.grad(), plain.grad()));
+}
+
 TEST(ParamLayout, ChannelsLastIsAnotherOrderOfTheSameValues) {
   const ParamLayout plain = small_layout(), last = small_layout(true);
   EXPECT_EQ(plain.flat_size(), last.flat_size());
