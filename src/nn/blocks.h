@@ -46,8 +46,8 @@ struct Builder {
 struct Pass {
   const Weights& weights;
   const UNetOptions& options;
-  const DropoutKey* dropout;  // null: none
-  bool fused;                 // channels-last, with the kernels of ops/
+  const StepKey* dropout;  // null: none
+  bool fused;              // channels-last, with the kernels of ops/
   at::Tensor
       embedding;  // [n, embedding], after the activation: every residual block starts with it
   std::vector<at::Tensor> times{};  // it behind each block's layer, in the order of Builder::times;

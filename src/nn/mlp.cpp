@@ -44,7 +44,7 @@ at::Tensor Mlp::forward(const Weights& weights,
                         const at::Tensor& x,
                         const at::Tensor& t,
                         const at::Tensor& labels,
-                        const DropoutKey* dropout,
+                        const StepKey* dropout,
                         bool bf16) const {
   if (bf16)
     return with_autocast(x.device(), [&] { return forward(weights, x, t, labels, dropout); });

@@ -38,7 +38,7 @@ class Mlp {
                      const at::Tensor& x,
                      const at::Tensor& t,
                      const at::Tensor& labels,
-                     const DropoutKey* dropout,
+                     const StepKey* dropout,
                      bool bf16 = false) const;
 
  private:

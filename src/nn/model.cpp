@@ -81,7 +81,7 @@ at::Tensor Model::forward(const Weights& weights,
                           const at::Tensor& x,
                           const at::Tensor& t,
                           const at::Tensor& labels,
-                          const DropoutKey* dropout,
+                          const StepKey* dropout,
                           bool bf16) const {
   return std::visit(
       [&](const auto& network) { return network.forward(weights, x, t, labels, dropout, bf16); },

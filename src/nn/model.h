@@ -41,7 +41,7 @@ class Model {
                      const at::Tensor& x,
                      const at::Tensor& t,
                      const at::Tensor& labels,
-                     const DropoutKey* dropout,
+                     const StepKey* dropout,
                      bool bf16 = false) const;
 
   bool has_level_weight() const { return head_ >= 0; }

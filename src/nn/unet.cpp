@@ -104,7 +104,7 @@ at::Tensor UNet::forward(const Weights& weights,
                          const at::Tensor& x,
                          const at::Tensor& t,
                          const at::Tensor& labels,
-                         const DropoutKey* dropout,
+                         const StepKey* dropout,
                          bool bf16) const {
   if (!bf16) return forward_as_is(weights, x, t, labels, dropout);
   if (!fused_)
@@ -130,7 +130,7 @@ at::Tensor UNet::forward_as_is(const Weights& weights,
                                const at::Tensor& x,
                                const at::Tensor& t,
                                const at::Tensor& labels,
-                               const DropoutKey* dropout) const {
+                               const StepKey* dropout) const {
   DIFFUSE_CHECK(x.dim() == 4 && x.size(1) == in_channels_ && x.size(2) == height_ &&
                 x.size(3) == width_);
   DIFFUSE_CHECK(t.dim() == 1 && t.size(0) == x.size(0));

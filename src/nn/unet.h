@@ -44,7 +44,7 @@ class UNet {
                      const at::Tensor& x,
                      const at::Tensor& t,
                      const at::Tensor& labels,
-                     const DropoutKey* dropout,
+                     const StepKey* dropout,
                      bool bf16 = false) const;
 
  private:
@@ -55,7 +55,7 @@ class UNet {
                            const at::Tensor& x,
                            const at::Tensor& t,
                            const at::Tensor& labels,
-                           const DropoutKey* dropout) const;
+                           const StepKey* dropout) const;
 
   struct Level {
     std::vector<ResBlock> blocks;

@@ -26,7 +26,7 @@ NoisyBatch noisy_batch(const PictureBytes& bytes,
                        const at::Tensor& input_x0,
                        const at::Tensor& input_eps,
                        Purpose purpose,
-                       const DropoutKey& key,
+                       const StepKey& key,
                        bool bf16) {
   const at::Tensor& pixels = bytes.pixels;
   const bool chosen = bytes.indices.defined();

@@ -31,7 +31,7 @@ NoisyBatch noisy_batch(const PictureBytes& bytes,
                        const at::Tensor& input_x0,
                        const at::Tensor& input_eps,
                        Purpose purpose,
-                       const DropoutKey& key,
+                       const StepKey& key,
                        bool bf16);
 
 }  // namespace diffuse

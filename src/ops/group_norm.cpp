@@ -36,7 +36,7 @@ struct Settings {
   double eps;
   bool silu;
   double dropout;  // 0: none
-  DropoutKey key;
+  StepKey key;
   int64_t dropout_block;
 
   explicit Settings(const NormLayer& layer)
@@ -44,7 +44,7 @@ struct Settings {
         eps(layer.eps),
         silu(layer.silu),
         dropout(layer.key == nullptr ? 0 : dropout_probability(layer.dropout)),
-        key(layer.key == nullptr ? DropoutKey{} : *layer.key),
+        key(layer.key == nullptr ? StepKey{} : *layer.key),
         dropout_block(layer.dropout_block) {}
 };
 
@@ -110,7 +110,7 @@ void for_parts(const at::Tensor& x,
       if (settings.dropout > 0) {
         const int64_t blocks = dropout_blocks(channels * pixels);
         kept.resize(static_cast<size_t>(blocks));
-        const DropoutKey& key = settings.key;
+        const StepKey& key = settings.key;
         table.dropout_bits(
             Stream{
                 key.seed, Purpose::dropout, key.step, static_cast<uint64_t>(key.first_sample + i)},

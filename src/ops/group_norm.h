@@ -19,7 +19,7 @@ struct NormLayer {
   at::Tensor added{}, scale{}, shift{};  // [n, channels]; scale and shift come together
   bool silu = false;                     // act: x sigmoid(x), or nothing
   double dropout = 0;                    // probability
-  const DropoutKey* key = nullptr;       // null: no dropout
+  const StepKey* key = nullptr;          // null: no dropout
   int64_t dropout_block = 0;             // of the mask's streams (ops/noise.h)
 };
 

@@ -49,7 +49,7 @@ void fill_normal_cpu(
 void dropout_mask_cpu(const at::Tensor& out,
                       uint32_t threshold,
                       float keep_value,
-                      const DropoutKey& key,
+                      const StepKey& key,
                       int64_t first_block) {
   const int64_t rows = out.size(0);
   const int64_t size = out.numel() / rows;
@@ -86,10 +86,7 @@ void fill_normal(
 
 double dropout_probability(double p) { return std::round(p * 65536.0) / 65536.0; }
 
-at::Tensor dropout_mask(const at::Tensor& like,
-                        double p,
-                        const DropoutKey& key,
-                        int64_t first_block) {
+at::Tensor dropout_mask(const at::Tensor& like, double p, const StepKey& key, int64_t first_block) {
   const double q = dropout_probability(p);
   DIFFUSE_CHECK(q >= 0.0 && q < 1.0);
   const auto threshold = static_cast<uint32_t>(q * 65536.0);

@@ -14,13 +14,13 @@ namespace diffuse {
 void fill_normal(
     const at::Tensor& out, uint64_t seed, Purpose purpose, uint64_t step, int64_t first_sample);
 
-/// Names the dropout masks of one forward pass over rows first_sample, first_sample + 1, ... of the
-/// global batch: any split into micro-batches gives each row the same masks.
-struct DropoutKey {
+/// Names what a step draws (noise, dropout masks) for rows first_sample, first_sample + 1, ... of
+/// the global batch: any split into micro-batches gives each row the same.
+struct StepKey {
   uint64_t seed = 0;
   uint64_t step = 0;
   int64_t first_sample = 0;
-  // On a GPU, where given: points to the step there, to be read when the mask is drawn, backward
+  // On a GPU, where given: points to the step there, to be read when something is drawn, backward
   // included; for steps that are captured once and replayed.
   const int64_t* step_there = nullptr;
 };
@@ -35,9 +35,6 @@ constexpr int64_t dropout_blocks(int64_t elements) { return (elements + 7) / 8; 
 /// dropout_probability(p), else 1 / (1 - q). Row i reads blocks first_block ... of the stream
 /// {seed, dropout, step, first_sample + i}; a network gives each of its layers a range of blocks of
 /// its own. 0 <= p < 1.
-at::Tensor dropout_mask(const at::Tensor& like,
-                        double p,
-                        const DropoutKey& key,
-                        int64_t first_block);
+at::Tensor dropout_mask(const at::Tensor& like, double p, const StepKey& key, int64_t first_block);
 
 }  // namespace diffuse

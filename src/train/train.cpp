@@ -118,7 +118,7 @@ class Step {
   NoisyBatch rows(int64_t first,
                   int64_t n,
                   const Objective::Rows& levels,
-                  const DropoutKey& key) const {
+                  const StepKey& key) const {
     const auto part = [&](const at::Tensor& all) { return all.narrow(0, first, n); };
     const PictureBytes bytes =
         setup_.pictures.defined()
@@ -153,11 +153,10 @@ class Step {
       const Objective::Rows levels = setup_.objective.has_bound()
                                          ? setup_.objective.rows(times_->data() + first, n)
                                          : Objective::rows_in(numbers_.narrow(1, first, n));
-      const DropoutKey key{
-          .seed = setup_.seed,
-          .step = static_cast<uint64_t>(state_.step),
-          .first_sample = first,
-          .step_there = step_.defined() ? step_.const_data_ptr<int64_t>() : nullptr};
+      const StepKey key{.seed = setup_.seed,
+                        .step = static_cast<uint64_t>(state_.step),
+                        .first_sample = first,
+                        .step_there = step_.defined() ? step_.const_data_ptr<int64_t>() : nullptr};
       const Weights weights = rounded ? params.rounded(first == 0) : params.weights();
       // Ho et al. 2020, algorithm 1: x0 ~ q, t, eps ~ N(0, I), gradient step on |F* - F(z_t, t)|^2.
       const NoisyBatch drawn = rows(first, n, levels, key);

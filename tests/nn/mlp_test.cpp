@@ -37,7 +37,7 @@ struct Small {
       if (w.dim() == 1) w.copy_(at::linspace(-0.3, 0.4, w.size(0), at::kDouble));
   }
 
-  at::Tensor operator()(const DropoutKey* key = nullptr) const {
+  at::Tensor operator()(const StepKey* key = nullptr) const {
     return net.forward(weights, x, t, labels, key);
   }
 };
@@ -188,7 +188,7 @@ TEST(Mlp, DropoutDoesNotDependOnTheMicroBatch) {
   o.dropout = 0.4;
   const Small s(o);
   const auto run = [&](int64_t first, int64_t last, uint64_t step) {
-    const DropoutKey key{9, step, 100 + first};
+    const StepKey key{9, step, 100 + first};
     return s.net.forward(s.weights, s.x.slice(0, first, last), s.t.slice(0, first, last), {}, &key);
   };
   const at::Tensor whole = run(0, 5, 3);

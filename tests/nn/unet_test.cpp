@@ -236,7 +236,7 @@ Ran run(const Case& c, bool fused, at::ScalarType type, bool bf16 = false) {
       at::randn({3, c.channels, c.height, c.width}, at::kFloat).to(type).requires_grad_();
   const at::Tensor g = at::randn({3, c.channels, c.height, c.width}, at::kFloat);
   const at::Tensor labels = c.classes > 0 ? at::arange(3, at::kLong) % c.classes : at::Tensor();
-  const DropoutKey key{5, 6, 7};
+  const StepKey key{5, 6, 7};
   const at::Tensor y =
       net.forward(params.weights(), x, at::arange(3, at::kFloat) * 400, labels, &key, bf16);
   (y * g.to(y.scalar_type())).sum().backward();
@@ -431,7 +431,7 @@ TEST(UNet, DropoutDoesNotDependOnTheMicroBatch) {
   const Weights w = net.layout().views(net.layout().initial(1).to(at::kDouble));
   const at::Tensor x = small.x.to(at::kDouble);
   const auto run = [&](int64_t first, int64_t last, uint64_t step) {
-    const DropoutKey key{9, step, 100 + first};
+    const StepKey key{9, step, 100 + first};
     return net.forward(w, x.slice(0, first, last), small.t.slice(0, first, last), {}, &key);
   };
   const at::Tensor whole = run(0, 6, 3);
@@ -457,7 +457,7 @@ TEST(ResBlock, DropoutMasksTheSecondConvolutionsInput) {
   for (int64_t c = 0; c < 4; ++c) identity[c][c][1][1] = 1;
   const at::Tensor x = at::linspace(-1, 3, 2 * 60, at::kDouble).view({2, 4, 5, 3});
   const at::Tensor embedding = at::ones({2, 3}, at::kDouble);
-  const DropoutKey key{1, 2, 3};
+  const StepKey key{1, 2, 3};
   const at::Tensor full = second({w, options, nullptr, false, embedding}, x) - x;
   const at::Tensor dropped = second({w, options, &key, false, embedding}, x) - x;
   const at::Tensor mask = dropout_mask(full, 0.4, key, second.dropout_block);

@@ -106,7 +106,7 @@ Outcome run(
     *t = (wide ? t->to(at::kDouble) : *t).to(device).detach().clone().requires_grad_();
     leaves.push_back(*t);
   }
-  const DropoutKey key{.seed = 3, .step = 11, .first_sample = 5};
+  const StepKey key{.seed = 3, .step = 11, .first_sample = 5};
   const NormLayer layer{.groups = c.groups,
                         .eps = 1e-5,
                         .weight = in.weight,

@@ -159,7 +159,7 @@ TEST(CudaKernels, EqualTheCpuBodies) {
   fill_normal(device, 11, Purpose::noise, 1234567890123, 1ll << 33);
   EXPECT_TRUE(at::allclose(device.cpu(), host, 0x1p-23, 0x1p-23));
 
-  const DropoutKey key{3, 4, 5};
+  const StepKey key{3, 4, 5};
   EXPECT_TRUE(
       at::equal(dropout_mask(device, 0.3, key, 999).cpu(), dropout_mask(host, 0.3, key, 999)));
 }

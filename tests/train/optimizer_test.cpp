@@ -6,8 +6,10 @@
 
 #include <cmath>
 #include <limits>
+#include <string>
 #include <tuple>
 
+#include "ops/cuda.h"
 #include "train/lr.h"
 
 namespace diffuse {
@@ -187,6 +189,47 @@ TEST_P(NonFinite, LossOrGradientChangesNothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Fused, NonFinite, testing::Bool());
+
+TEST(UpdateOnAGpu, EqualsTheComposedBody) {
+  std::string why;
+  if (open_cuda(&why) == nullptr) GTEST_SKIP() << "no GPU: " << why;
+  const at::Device gpu(at::kCUDA, 0);
+  ParamLayout layout;
+  layout.add("a.weight", {33, 7, 3, 3}, Init::uniform(1.0), true);
+  layout.add("a.bias", {33}, Init::uniform(1.0));
+  layout.finalize();
+  OptimOptions o;
+  o.lr = 0.01;
+  o.warmup_steps = 3;
+  o.weight_decay = 0.1;
+  o.grad_clip = 1.0;
+  o.ema_decay = 0.9;
+  TrainState host(layout, layout.initial(3)), there(layout, layout.initial(3).to(gpu));
+  there.params.keep_half(layout);
+  for (int64_t step = 0; step < 8; ++step) {
+    const double loss = step == 5 ? std::nan("") : 0.5;
+    set_gradient(host, layout, 100 + static_cast<uint64_t>(step), step % 2 ? 0.001 : 10.0);
+    there.params.grad().copy_(host.params.grad());
+    update(host, layout, o, 100, at::scalar_tensor(loss), at::scalar_tensor(0.25), false);
+    set_rates(there, o, 100);
+    update(there,
+           layout,
+           o,
+           100,
+           at::scalar_tensor(loss).to(gpu),
+           at::scalar_tensor(0.25).to(gpu),
+           true);
+    ++host.step;
+    ++there.step;
+  }
+  // As above: 8 updates of about lr of values below 2.
+  EXPECT_LT((there.params.flat().cpu() - host.params.flat()).abs().max().item<double>(),
+            16 * 2.4e-7);
+  EXPECT_LT((there.ema.cpu() - host.ema).abs().max().item<double>(), 32 * 2.4e-7);
+  EXPECT_TRUE(at::equal(there.params.half(), there.params.flat().to(at::kBFloat16)));
+  EXPECT_EQ(there.updates.item<float>(), 7);
+  EXPECT_TRUE(at::allclose(there.tally.cpu(), host.tally, 1e-6, 0));
+}
 
 }  // namespace
 }  // namespace diffuse
