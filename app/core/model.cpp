@@ -194,12 +194,13 @@ bool draw_on_stream(const Model& network,
   const at::Device device = weights.front().device();
   const auto seed = static_cast<uint64_t>(options.seed);
   const int64_t batch = draw_batch(request);
+  const Weights used = request.bf16 ? network.rounded(weights) : weights;
   // All but the last batch are of one size, and each goes through the network at every step.
   Replayed evaluate(
       [&](const std::vector<at::Tensor>& a) {
-        return network.forward(weights, a[0], a[1], a[2], nullptr, request.bf16);
+        return network.forward(used, a[0], a[1], a[2], nullptr, request.bf16);
       },
-      capture_on(device));
+      network.fused() ? capture_on(device) : nullptr);
 
   for (int64_t first = 0; first < request.count; first += batch) {
     const int64_t n = std::min(batch, request.count - first);

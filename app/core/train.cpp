@@ -432,6 +432,7 @@ int run_session(Session& session) {
   else
     batches = std::make_unique<PointBatches>(
         config.data.points(), config.train.batch, info.seed, state.step);
+  if (setup.pictures.defined()) log::info("the pictures are kept on the GPU");
   if (request.dry_run) return dry_run(request, state, setup, *batches);
   log::info(
       (session.start ? "going on from " + session.start->string() + " in " : "training in ") +

@@ -88,6 +88,16 @@ at::Tensor Model::forward(const Weights& weights,
       network_);
 }
 
+Weights Model::rounded(const Weights& weights) const {
+  const UNet* const unet = std::get_if<UNet>(&network_);
+  return unet != nullptr ? unet->rounded(weights) : weights;
+}
+
+bool Model::fused() const {
+  const UNet* const unet = std::get_if<UNet>(&network_);
+  return unet != nullptr && unet->fused();
+}
+
 at::Tensor Model::level_weight(const Weights& weights, const at::Tensor& logsnr) const {
   DIFFUSE_CHECK(has_level_weight());
   const at::Tensor& weight = weights[static_cast<size_t>(head_)];

@@ -43,6 +43,10 @@ class Model {
                      const at::Tensor& labels,
                      const StepKey* dropout,
                      bool bf16 = false) const;
+  /// For many calls of forward() with bf16: weights that it has nothing left to round of.
+  Weights rounded(const Weights& weights) const;
+  /// See UNet.
+  bool fused() const;
 
   bool has_level_weight() const { return head_ >= 0; }
   /// u [n] of logsnr [n]: the log of the loss that is expected there (Karras et al. 2024, EDM2:

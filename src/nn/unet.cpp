@@ -109,10 +109,15 @@ at::Tensor UNet::forward(const Weights& weights,
   if (!bf16) return forward_as_is(weights, x, t, labels, dropout);
   if (!fused_)
     return with_autocast(x.device(), [&] { return forward_as_is(weights, x, t, labels, dropout); });
-  Weights rounded = weights;
-  for (size_t i = 0; i < rounded.size(); ++i)
-    if (layout_.infos()[i].half) rounded[i] = weights[i].to(at::kBFloat16);
-  return forward_as_is(rounded, x, t, labels, dropout);
+  return forward_as_is(rounded(weights), x, t, labels, dropout);
+}
+
+Weights UNet::rounded(const Weights& weights) const {
+  Weights out = weights;
+  if (!fused_) return out;  // autocast rounds
+  for (size_t i = 0; i < out.size(); ++i)
+    if (layout_.infos()[i].half) out[i] = weights[i].to(at::kBFloat16);
+  return out;
 }
 
 std::vector<at::Tensor> UNet::times_of(const Pass& pass) const {

@@ -46,6 +46,9 @@ class UNet {
                      const at::Tensor& labels,
                      const StepKey* dropout,
                      bool bf16 = false) const;
+  /// Weights that forward() with bf16 has nothing left to round of.
+  Weights rounded(const Weights& weights) const;
+  bool fused() const { return fused_; }
 
  private:
   /// Pass::times, by one matrix product.

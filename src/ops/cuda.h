@@ -82,8 +82,9 @@ struct CudaOps {
                               void* df);
   int64_t (*update_scratch_bytes)(int64_t n);
   void (*update)(at::Device device, const kernels::AdamwUpdate& update, void* scratch);
-  /// Runs `work` with a stream of its own as the current one, after all that was queued before and
-  /// before all that comes after. Work on the default stream cannot be captured.
+  /// Runs `work` on another stream than the default one, where nothing can be captured: after all
+  /// that was queued before and before all that comes after; or on the current stream where that
+  /// is another one already. Of one thread.
   void (*on_own_stream)(at::Device device, const std::function<void()>& work);
   /// Returns what waits until everything that is queued on the current stream by now has run.
   std::function<void()> (*mark)(at::Device device);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
@@ -7,6 +8,9 @@
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+
+#include <exception>
+#include <map>
 
 #include "ops/cuda.h"
 
@@ -138,7 +142,12 @@ void update(at::Device device, const kernels::AdamwUpdate& wanted, void* scratch
 
 void on_own_stream(at::Device device, const std::function<void()>& work) {
   const c10::cuda::CUDAGuard guard(device);
-  const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool(false, device.index());
+  if (c10::cuda::getCurrentCUDAStream() != c10::cuda::getDefaultCUDAStream()) return work();
+  // One for all calls: LibTorch keeps memory for each stream that was ever used.
+  static std::map<c10::DeviceIndex, c10::cuda::CUDAStream> streams;
+  const c10::cuda::CUDAStream stream =
+      streams.try_emplace(device.index(), c10::cuda::getStreamFromPool(false, device.index()))
+          .first->second;
   c10::cuda::device_synchronize();
   try {
     const c10::cuda::CUDAStreamGuard as_current(stream);
@@ -161,31 +170,49 @@ std::function<void()> mark(at::Device device) {
 
 class Graph : public CapturedWork {
  public:
-  explicit Graph(const std::function<void()>& work) {
+  Graph(at::Device device, const std::function<void()>& work) {
     // What was cached by steps that were not captured is of no use to one that is.
     c10::cuda::CUDACachingAllocator::emptyCache();
+    const at::cuda::MempoolId_t pool = at::cuda::graph_pool_handle();
     // Other threads (the loader's, autograd's own) may do as they please.
-    graph_.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+    graph_.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
     try {
       work();
+      graph_.capture_end();
     } catch (...) {
-      try {
-        graph_.capture_end();
-      } catch (...) {  // NOLINT(bugprone-empty-catch): the first error is the one to tell
-      }
+      give_up(device, pool);
       throw;
     }
-    graph_.capture_end();
   }
   void replay() override { graph_.replay(); }
 
  private:
+  /// After an error. LibTorch 2.11 ends a capture that CUDA has made invalid without telling its
+  /// allocators, which would then serve every later allocation from the capture's pool.
+  void give_up(at::Device device, at::cuda::MempoolId_t pool) {
+    const auto attempt = [](const auto& action) {
+      try {
+        action();
+        return true;
+      } catch (
+          const std::exception&) {  // it was done already, or the first error is the one to tell
+        return false;
+      }
+    };
+    if (attempt([&] { graph_.capture_end(); })) return;
+    if (attempt([&] { c10::cuda::CUDACachingAllocator::endAllocateToPool(device.index(), pool); }))
+      attempt([&] { c10::cuda::CUDACachingAllocator::releasePool(device.index(), pool); });
+    at::HostAllocator* const host = at::getHostAllocator(at::kCUDA);
+    if (attempt([&] { host->end_allocate_to_pool(pool); }))
+      attempt([&] { host->release_pool(pool); });
+  }
+
   at::cuda::CUDAGraph graph_;
 };
 
 std::unique_ptr<CapturedWork> capture(at::Device device, const std::function<void()>& work) {
   const c10::cuda::CUDAGuard guard(device);
-  return std::make_unique<Graph>(work);
+  return std::make_unique<Graph>(device, work);
 }
 
 int64_t memory_free(int device) {

@@ -88,8 +88,8 @@ void TrainOptions::fields(Fields& f) {
 void RuntimeOptions::fields(Fields& f) {
   f(fused,
     "fused",
-    "the program's own kernels where there are; false: LibTorch's operators alone, the same "
-    "numbers up to rounding")
+    "the program's own kernels where there are, and on a GPU the step as one CUDA graph; false: "
+    "LibTorch's operators, to check them: the same numbers up to rounding")
       .free_on_resume()
       .also_called({"fuse", "kernels", "compile", "channels_last"});
 }

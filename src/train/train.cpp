@@ -69,12 +69,12 @@ class Step {
 
   /// Gradient and update.
   void run() {
-    if (on_gpu_) bound_queue();
     if (!graph_ && can_be_captured() && eager_steps_++ >= kEagerSteps) capture();
     if (graph_)
       graph_->replay();
     else
       compute();
+    if (on_gpu_) bound_queue();
   }
 
   /// The weighted loss of each sample, [batch]; only for an adaptive time sampler.
@@ -89,15 +89,17 @@ class Step {
     to.copy_(from, /*non_blocking=*/true);
   }
 
-  /// Whether compute() works on pictures alone, and with numbers_ alone.
+  /// Whether compute() works on pictures, and reads nothing from the host: neither the bound's
+  /// numbers nor the features of a learned weight.
   bool can_be_captured() const {
     return on_gpu_ && setup_.capture && !failed_ && !values_.defined() &&
-           !setup_.objective.has_bound();
+           !setup_.objective.has_bound() && !setup_.network.has_level_weight();
   }
 
   void capture() {
     try {
       graph_ = cuda_ops(state_.params.flat()).capture(device_, [this] { compute(); });
+      if (setup_.captured) setup_.captured();
     } catch (const std::exception& e) {
       failed_ = true;
       const std::string why = e.what();
@@ -107,11 +109,12 @@ class Step {
   }
 
   void bound_queue() {
+    const CudaOps& ops = cuda_ops(state_.params.flat());
     if (queued_.size() == kStepsAhead) {
       queued_.front()();
       queued_.pop_front();
     }
-    queued_.push_back(cuda_ops(state_.params.flat()).mark(device_));
+    queued_.push_back(ops.mark(device_));
   }
 
   /// Rows [first, first + n) of the batch, and what the network is fed of them.

@@ -27,9 +27,12 @@ struct TrainSetup {
   int64_t micro_batch = 0;  // at most `batch`
   uint64_t seed = 0;
   bool bf16 = false;  // see UNet::forward
-  bool fused = true;  // see update()
-  // On a GPU a fused step whose loss needs no bound is captured as one CUDA graph.
+  // Kernels of our own for the update, and on a GPU for batch and loss; see also Model.
+  bool fused = true;
+  // On a GPU a fused step is captured as one CUDA graph, unless its loss needs the bound or a
+  // learned weight. Adaptive time samplers read the losses of every step, and so wait for it.
   bool capture = true;
+  std::function<void()> captured = nullptr;  // told when it was
   // The whole data set, uint8 [any, height, width, channels], on the device; undefined where a
   // batch brings its own pixels.
   at::Tensor pictures{};

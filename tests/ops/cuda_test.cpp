@@ -8,6 +8,14 @@
 namespace diffuse {
 namespace {
 
+/// LibTorch looks for its CUDA part once.
+class CudaFirst : public testing::Environment {
+ public:
+  void SetUp() override { open_cuda(); }
+};
+[[maybe_unused]] testing::Environment* const cuda_first =
+    testing::AddGlobalTestEnvironment(new CudaFirst);
+
 std::string refusal(const std::string& name) {
   try {
     pick_device(name);

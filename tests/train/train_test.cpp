@@ -23,7 +23,10 @@ namespace fs = std::filesystem;
 /// These networks are too small to share: on a busy machine threads would only wait for each other.
 class OneThread : public testing::Environment {
  public:
-  void SetUp() override { at::set_num_threads(1); }
+  void SetUp() override {
+    open_cuda();  // before LibTorch looks for its CUDA part, which it does once
+    at::set_num_threads(1);
+  }
 };
 [[maybe_unused]] testing::Environment* const one_thread =
     testing::AddGlobalTestEnvironment(new OneThread);
@@ -440,8 +443,11 @@ TEST(TrainOnAGpu, ReplayedStepsEqualEagerOnes) {
         TrainSetup setup = run.setup(23, 6);  // micro-batches of 6, 6 and 4
         setup.bf16 = bf16;
         setup.capture = capture;
+        bool captured = false;
+        setup.captured = [&] { captured = true; };
         if (resident) setup.pictures = run.pictures().to(cuda);
         EXPECT_TRUE(run.run(states.back(), setup));
+        EXPECT_EQ(captured, capture);
       }
       // 3 eager steps and 20 replays: the same draws, rates and counters. Sums by atomics may come
       // in another order, which changes last bits, and those grow from step to step.

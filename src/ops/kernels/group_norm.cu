@@ -55,10 +55,10 @@ struct Place {
   int64_t offset;  // of the picture, in elements
 
   __device__ Place(const NormBatch& b, int chunk, int vec)
-      : picture(blockIdx.y),
+      : picture(blockIdx.x),
         channels(static_cast<int>(min(static_cast<int64_t>(chunk),
-                                      b.channels - static_cast<int64_t>(blockIdx.x) * chunk))),
-        first(static_cast<int64_t>(blockIdx.x) * chunk),
+                                      b.channels - static_cast<int64_t>(blockIdx.y) * chunk))),
+        first(static_cast<int64_t>(blockIdx.y) * chunk),
         lanes(channels / vec),
         lane(static_cast<int>(threadIdx.x) % lanes),
         row(static_cast<int>(threadIdx.x) / lanes),
@@ -392,8 +392,8 @@ int most_shared_memory() {
 
 template <class Kernel, class... Args>
 int launch_cut(Kernel kernel, const NormBatch& b, const Cut& cut, void* stream, Args... args) {
-  const dim3 grid(static_cast<unsigned>((b.channels + cut.chunk - 1) / cut.chunk),
-                  static_cast<unsigned>(b.n));
+  const dim3 grid(static_cast<unsigned>(b.n),
+                  static_cast<unsigned>((b.channels + cut.chunk - 1) / cut.chunk));
   return launch(
       kernel, grid, kThreads, static_cast<size_t>(cut.bytes), stream, b, cut.chunk, args...);
 }

@@ -19,8 +19,14 @@ int launch(void (*kernel)(Params...),
            void* stream,
            Args... args) {
   if (shared_bytes > 48 << 10) {  // more than every kernel may have
-    const cudaError_t error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    // Always all there is: the limit belongs to the kernel, and a lower one for a later launch
+    // would hold for those, too, that a graph has captured.
+    int device = 0, most = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess)
+      error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error == cudaSuccess)
+      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
     if (error != cudaSuccess) return static_cast<int>(error);
   }
   cudaLaunchConfig_t config{};
