@@ -16,11 +16,6 @@
 namespace diffuse {
 namespace {
 
-/// [n] values as [n, 1, 1, 1], in the type of `like`.
-at::Tensor column(const at::Tensor& values, const at::Tensor& like) {
-  return values.to(like.scalar_type()).view({-1, 1, 1, 1});
-}
-
 using Row = at::Tensor Objective::Rows::*;
 
 /// The rows of Objective::numbers(), in their order; those from c_out on are the bound's.

@@ -92,10 +92,7 @@ Conv Conv::build(
 }
 
 at::Tensor Conv::operator()(const Pass& pass, const at::Tensor& x, const at::Tensor& added) const {
-  if (pass.fused) return conv(x, pass[weight], pass[bias], added);
-  // In place only on what the convolution has just made: its backward does not need it.
-  const at::Tensor y = at::conv2d(x, pass[weight], pass[bias], 1, padding);
-  return added.defined() ? y.add_(added) : y;
+  return (pass.fused ? conv : composed_conv)(x, pass[weight], pass[bias], added);
 }
 
 at::Tensor Conv::halved(const Pass& pass, const at::Tensor& x) const {
@@ -219,9 +216,9 @@ Resampler Resampler::build(
 
 at::Tensor Resampler::operator()(const Pass& pass, const at::Tensor& x) const {
   if (block) return (*block)(pass, x);
-  if (up && pass.fused) return upsampled_conv(x, pass[conv->weight], pass[conv->bias]);
-  if (up) return (*conv)(pass, resized(x, ResBlock::Resize::up));
-  return conv->halved(pass, x);
+  if (!up) return conv->halved(pass, x);
+  return (pass.fused ? upsampled_conv : composed_upsampled_conv)(
+      x, pass[conv->weight], pass[conv->bias]);
 }
 
 at::Tensor time_sinusoids(const at::Tensor& t,

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "ops/cuda.h"
+#include "ops/loss.h"
 
 namespace diffuse {
 
@@ -20,6 +21,16 @@ at::Tensor pictures_of(const PictureBytes& bytes) {
                  .contiguous();
   }
   return chosen.to(at::kFloat).div_(127.5).sub_(1);  // 0..255 -> [-1, 1]
+}
+
+NoisyBatch composed_noisy_batch(const at::Tensor& x0,
+                                const at::Tensor& input_x0,
+                                const at::Tensor& input_eps,
+                                Purpose purpose,
+                                const StepKey& key) {
+  const at::Tensor eps = at::empty_like(x0);
+  fill_normal(eps, key.seed, purpose, key.step, key.first_sample);
+  return {.x0 = x0, .eps = eps, .input = mix(input_x0, x0, input_eps, eps)};
 }
 
 NoisyBatch noisy_batch(const PictureBytes& bytes,

@@ -20,13 +20,21 @@ at::Tensor pictures_of(const PictureBytes& bytes);
 
 /// What a training step makes of a batch.
 struct NoisyBatch {
-  at::Tensor x0;     // pictures_of()
+  at::Tensor x0;     // pictures_of() or other data
   at::Tensor eps;    // standard normals like x0, as fill_normal() draws them
   at::Tensor input;  // input_x0 x0 + input_eps eps, what the network is fed
 };
 
-/// On a GPU, in one pass; input_x0 and input_eps are [n] float32 there. `input` is bfloat16 on
-/// request, and channels-last.
+/// Of x0 float32 [n, channels, height, width] on any device, by LibTorch's operators; `input` is
+/// float32, and input_x0 and input_eps are [n]. Draws by key.step.
+NoisyBatch composed_noisy_batch(const at::Tensor& x0,
+                                const at::Tensor& input_x0,
+                                const at::Tensor& input_eps,
+                                Purpose purpose,
+                                const StepKey& key);
+
+/// Of pictures_of() on a GPU, in one pass; input_x0 and input_eps are [n] float32 there. `input` is
+/// bfloat16 on request, and channels-last.
 NoisyBatch noisy_batch(const PictureBytes& bytes,
                        const at::Tensor& input_x0,
                        const at::Tensor& input_eps,

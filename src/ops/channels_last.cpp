@@ -88,11 +88,15 @@ class ConcatFunction : public torch::autograd::Function<ConcatFunction> {
 
 }  // namespace
 
+at::Tensor composed_upsampled_conv(const at::Tensor& x,
+                                   const at::Tensor& weight,
+                                   const at::Tensor& bias) {
+  return at::conv2d(at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)}), weight, bias, 1, 1);
+}
+
 at::Tensor upsampled_conv(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   DIFFUSE_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3);
-  if (!x.is_cpu())
-    return at::conv2d(
-        at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)}), weight, bias, 1, 1);
+  if (!x.is_cpu()) return composed_upsampled_conv(x, weight, bias);
   // Pixel i reaches the outputs 2i + r - 1, r = 0 ... 3, by the weights number 2 - r and 3 - r as
   // far as there are such: the sum of neighbours of the flipped and padded kernel, in both
   // directions. Added up in float32 and rounded once.

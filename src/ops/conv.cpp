@@ -150,14 +150,20 @@ class ConvFunction : public torch::autograd::Function<ConvFunction> {
 
 }  // namespace
 
+at::Tensor composed_conv(const at::Tensor& x,
+                         const at::Tensor& weight,
+                         const at::Tensor& bias,
+                         const at::Tensor& added) {
+  // In place only on what the convolution has just made: its backward does not need it.
+  const at::Tensor y = at::conv2d(x, weight, bias, 1, weight.size(2) / 2);
+  return added.defined() ? y.add_(added) : y;
+}
+
 at::Tensor conv(const at::Tensor& x,
                 const at::Tensor& weight,
                 const at::Tensor& bias,
                 const at::Tensor& added) {
-  if (!has_kernel(x, weight)) {
-    const at::Tensor y = at::conv2d(x, weight, bias, 1, weight.size(2) / 2);
-    return added.defined() ? y.add_(added) : y;
-  }
+  if (!has_kernel(x, weight)) return composed_conv(x, weight, bias, added);
   DIFFUSE_CHECK(x.size(1) == weight.size(1) && weight.size(2) == weight.size(3));
   const at::Tensor map = channels_last(x), kernel = channels_last(weight),
                    more = channels_last(added);

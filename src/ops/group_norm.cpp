@@ -406,8 +406,10 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
 
 Normed composed_norm_layer(const at::Tensor& x, const NormLayer& layer) {
   const auto rows = [](const at::Tensor& t) { return t.unsqueeze(-1).unsqueeze(-1); };
-  if (layer.added.defined()) x.add_(rows(layer.added));
-  at::Tensor h = at::group_norm(x, layer.groups, layer.weight, layer.bias, layer.eps);
+  // A float32 `added` must not widen a bfloat16 x.
+  const at::Tensor sum =
+      layer.added.defined() ? at::add(x, rows(layer.added)).to(x.scalar_type()) : x;
+  at::Tensor h = at::group_norm(sum, layer.groups, layer.weight, layer.bias, layer.eps);
   if (layer.scale.defined()) h = at::addcmul(rows(layer.shift), h, at::add(rows(layer.scale), 1));
   // Backward needs the input of SiLU; without it the buffer is free to reuse.
   if (layer.silu) h = at::GradMode::is_enabled() ? at::silu(h) : at::silu_(h);

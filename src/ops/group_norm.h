@@ -33,7 +33,7 @@ struct Normed {
 /// may be float32 beside a bfloat16 x.
 Normed norm_layer(const at::Tensor& x, const NormLayer& layer);
 
-/// The same, made of LibTorch's operators; `added` is added to x in place.
+/// The same, made of LibTorch's operators.
 Normed composed_norm_layer(const at::Tensor& x, const NormLayer& layer);
 
 }  // namespace diffuse

@@ -19,11 +19,6 @@
 namespace diffuse {
 namespace {
 
-/// [n] values as [n, 1, 1, 1], in the type of `like`.
-at::Tensor column(const at::Tensor& values, const at::Tensor& like) {
-  return values.to(like.scalar_type()).view({-1, 1, 1, 1});
-}
-
 kernels::ErrorBatch batch_of(const at::Tensor& f, const ErrorTerms& terms) {
   for (const at::Tensor& t : {terms.x0, terms.eps})
     DIFFUSE_CHECK(t.is_contiguous() && t.sizes() == f.sizes() && t.scalar_type() == at::kFloat);
@@ -80,6 +75,10 @@ class ErrorFunction : public torch::autograd::Function<ErrorFunction> {
 };
 
 }  // namespace
+
+at::Tensor column(const at::Tensor& values, const at::Tensor& like) {
+  return values.to(like.scalar_type()).view({-1, 1, 1, 1});
+}
 
 at::Tensor mix(const at::Tensor& a, const at::Tensor& x, const at::Tensor& b, const at::Tensor& y) {
   return at::addcmul(at::mul(x, column(a, x)), y, column(b, y));

@@ -25,6 +25,9 @@ ErrorLoss error_loss(const at::Tensor& f, const ErrorTerms& terms);
 /// The same of LibTorch's operators, in the type of x0.
 ErrorLoss composed_error_loss(const at::Tensor& f, const ErrorTerms& terms);
 
+/// [n] values as [n, 1, 1, 1], in the type of `like`.
+at::Tensor column(const at::Tensor& values, const at::Tensor& like);
+
 /// a x + b y for [n] coefficients a and b.
 at::Tensor mix(const at::Tensor& a, const at::Tensor& x, const at::Tensor& b, const at::Tensor& y);
 

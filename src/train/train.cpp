@@ -134,12 +134,11 @@ class Step {
     if (on_gpu_ && bytes.pixels.defined())
       return noisy_batch(
           bytes, levels.input_x0, levels.input_eps, Purpose::noise, key, setup_.bf16);
-    NoisyBatch out;
-    out.x0 = bytes.pixels.defined() ? pictures_of(bytes) : part(values_);
-    out.eps = at::empty_like(out.x0);
-    fill_normal(out.eps, key.seed, Purpose::noise, key.step, first);
-    out.input = setup_.objective.input(out.x0, out.eps, levels);
-    return out;
+    return composed_noisy_batch(bytes.pixels.defined() ? pictures_of(bytes) : part(values_),
+                                levels.input_x0,
+                                levels.input_eps,
+                                Purpose::noise,
+                                key);
   }
 
   void compute() {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "ops/cuda.h"
+#include "ops/rounding.h"
 
 namespace diffuse {
 namespace {
@@ -44,6 +45,31 @@ TEST(PicturesOf, ASetIsChosenFromMirroredAndInPlanes) {
   EXPECT_TRUE(at::equal(out[2], plain(4).flip({2})));
 }
 
+// x0 and the noise by their coefficients; pictures of any part of the batch have the same noise.
+TEST(ComposedNoisyBatch, IsTheFormula) {
+  const at::Tensor x0 = pictures_of({.pixels = bytes({4, 1, 2, 3}), .indices = {}, .flips = {}});
+  const at::Tensor a = at::tensor({0.75, 0.5, 0.0, 1.0}).to(at::kFloat),
+                   b = at::tensor({0.25, 0.5, 1.0, 0.0}).to(at::kFloat);
+  const StepKey key{.seed = 3, .step = 7, .first_sample = 9};
+  const NoisyBatch out = composed_noisy_batch(x0, a, b, Purpose::noise, key);
+  at::Tensor eps = at::empty_like(x0);
+  fill_normal(eps, 3, Purpose::noise, 7, 9);
+  EXPECT_TRUE(at::equal(out.x0, x0));
+  EXPECT_TRUE(at::equal(out.eps, eps));
+  EXPECT_TRUE(at::equal(out.input[2], eps[2]) && at::equal(out.input[3], x0[3]));
+  for (int64_t i = 0; i < 2; ++i) {  // two products and a sum
+    const at::Tensor x = a[i].item<double>() * x0[i].to(at::kDouble),
+                     e = b[i].item<double>() * eps[i].to(at::kDouble);
+    expect_within(out.input[i], x + e, 2 * kUnit * (x.abs() + e.abs()), "input");
+  }
+  StepKey later = key;
+  later.first_sample += 2;
+  const auto rest = [](const at::Tensor& t) { return t.narrow(0, 2, 2); };
+  EXPECT_TRUE(
+      at::equal(composed_noisy_batch(rest(x0), rest(a), rest(b), Purpose::noise, later).input,
+                rest(out.input)));
+}
+
 TEST(NoisyBatchOnAGpu, EqualsTheComposedBody) {
   std::string why;
   if (open_cuda(&why) == nullptr) GTEST_SKIP() << "no GPU: " << why;
@@ -68,18 +94,17 @@ TEST(NoisyBatchOnAGpu, EqualsTheComposedBody) {
                         Purpose::noise,
                         read_step ? there : key,
                         bf16);
-        const at::Tensor x0 = pictures_of(host);
-        at::Tensor eps = at::empty_like(x0);
-        fill_normal(eps, 3, Purpose::noise, read_step ? uint64_t{1} << 40 : 7, 9);
+        StepKey by_host = key;
+        if (read_step) by_host.step = uint64_t{1} << 40;
+        const NoisyBatch want =
+            composed_noisy_batch(pictures_of(host), a, b, Purpose::noise, by_host);
         // A division or a product with the reciprocal; sines and logarithms of two libraries.
-        EXPECT_TRUE(at::allclose(out.x0.cpu(), x0, 0x1p-22, 0x1p-23));
-        EXPECT_TRUE(at::allclose(out.eps.cpu(), eps, 0x1p-23, 0x1p-23));
+        EXPECT_TRUE(at::allclose(out.x0.cpu(), want.x0, 0x1p-22, 0x1p-23));
+        EXPECT_TRUE(at::allclose(out.eps.cpu(), want.eps, 0x1p-23, 0x1p-23));
         EXPECT_TRUE(out.input.is_contiguous(at::MemoryFormat::ChannelsLast));
-        const auto column = [](const at::Tensor& t) { return t.view({-1, 1, 1, 1}); };
-        const at::Tensor input = column(a) * x0 + column(b) * eps;
         EXPECT_EQ(out.input.scalar_type(), bf16 ? at::kBFloat16 : at::kFloat);
         EXPECT_TRUE(at::allclose(out.input.to(at::kFloat).cpu(),
-                                 input,
+                                 want.input,
                                  bf16 ? 0x1p-8 : 0x1p-21,
                                  bf16 ? 0x1p-9 : 0x1p-21));
       }
