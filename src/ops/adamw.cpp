@@ -43,9 +43,13 @@ void adamw_ema(const AdamwStep& step,
                const at::Tensor& weight,
                const at::Tensor& exp_avg,
                const at::Tensor& exp_avg_sq,
-               const at::Tensor& ema) {
+               const at::Tensor& ema,
+               const at::Tensor& half) {
   for (const at::Tensor& t : {grad, weight, exp_avg, exp_avg_sq, ema})
     DIFFUSE_CHECK(t.is_cpu() && t.is_contiguous() && t.numel() == grad.numel());
+  DIFFUSE_CHECK(!half.defined() ||
+                (half.is_cpu() && half.is_contiguous() && half.numel() == grad.numel() &&
+                 half.scalar_type() == at::kBFloat16));
   const double correction2 = 1 - std::pow(step.beta2, step.updates);
   const kernels::AdamwFactors factors{
       .beta1 = static_cast<float>(step.beta1),
@@ -63,8 +67,10 @@ void adamw_ema(const AdamwStep& step,
   float* const m = exp_avg.mutable_data_ptr<float>();
   float* const v = exp_avg_sq.mutable_data_ptr<float>();
   float* const a = ema.mutable_data_ptr<float>();
+  auto* const h = half.defined() ? static_cast<kernels::Bf16*>(half.mutable_data_ptr()) : nullptr;
   for_pieces(grad.numel(), [&](int64_t, int64_t i, int64_t n) {
-    kernels::cpu_kernels().adamw(factors, n, g + i, w + i, m + i, v + i, a + i);
+    kernels::cpu_kernels().adamw(
+        factors, n, g + i, w + i, m + i, v + i, a + i, h == nullptr ? nullptr : h + i);
   });
 }
 

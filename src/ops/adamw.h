@@ -21,13 +21,15 @@ struct AdamwStep {
 /// Euclidean norm of a flat float32 CPU buffer; the same for any number of threads.
 double norm_of(const at::Tensor& flat);
 
-/// Updates flat float32 CPU buffers in one pass over memory.
+/// Updates flat float32 CPU buffers in one pass over memory, and `half`, where defined, to the
+/// weights rounded to bfloat16.
 void adamw_ema(const AdamwStep& step,
                const at::Tensor& grad,
                const at::Tensor& weight,
                const at::Tensor& exp_avg,
                const at::Tensor& exp_avg_sq,
-               const at::Tensor& ema);
+               const at::Tensor& ema,
+               const at::Tensor& half = {});
 
 /// An update on a GPU, with everything around it and without a word to the host. Flat float32
 /// buffers but where said otherwise; the numbers are those of AdamwStep.

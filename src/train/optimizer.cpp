@@ -100,6 +100,7 @@ void update_composed(TrainState& state,
   // ema <- decay ema + (1 - decay) theta (Ho et al. 2020, appendix B); unchanged when the update
   // was skipped.
   state.ema.lerp_(state.params.flat(), at::mul(at::rsub(bad, 1.0), 1 - decay));
+  if (state.params.half().defined()) state.params.half().copy_(state.params.flat());
   add_to_tally(state, bad, loss, loss_raw, norm, decay);
 }
 
@@ -120,7 +121,7 @@ void update_fused(TrainState& state,
     const double clip = options.grad_clip > 0 ? std::max(norm / options.grad_clip, 1.0) : 1.0;
     for (const Part& part : parts(layout, options)) {
       const auto of = [&](const at::Tensor& flat) {
-        return flat.narrow(0, part.begin, part.end - part.begin);
+        return flat.defined() ? flat.narrow(0, part.begin, part.end - part.begin) : flat;
       };
       adamw_ema({.lr = learning_rate(options, state.step, steps),
                  .beta1 = options.betas[0],
@@ -134,7 +135,8 @@ void update_fused(TrainState& state,
                 of(state.params.flat()),
                 of(state.exp_avg),
                 of(state.exp_avg_sq),
-                of(state.ema));
+                of(state.ema),
+                of(state.params.half()));
     }
   }
   add_to_tally(state,
@@ -197,7 +199,6 @@ void update(TrainState& state,
     update_fused(state, layout, options, steps, loss, loss_raw);
   else
     update_composed(state, layout, options, steps, loss, loss_raw);
-  if (state.params.half().defined()) state.params.half().copy_(state.params.flat());
 }
 
 }  // namespace diffuse

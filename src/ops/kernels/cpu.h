@@ -52,8 +52,8 @@ struct NormKernels {
                   float* mean,
                   float* rstd);
   /// dx = gradient of x, plus `more` where that is not null (the gradient by another way); it may
-  /// be `more` itself. scratch: [pixels, last - first] floats. Written, all [channels]: d_bias =
-  /// sum over pixels of the gradient of scale * norm + shift, d_weight = the sum of its product
+  /// be `more` itself. scratch: [pixels, last - first] floats. Written, all [channels]: of_scaled =
+  /// sum over pixels of the gradient of scale * norm + shift, with_norm = the sum of its product
   /// with the normalised x, d_added (may be null).
   void (*backward)(const NormShape& shape,
                    const NormParameters& p,
@@ -64,8 +64,8 @@ struct NormKernels {
                    const float* rstd,
                    T* dx,
                    float* scratch,
-                   float* d_weight,
-                   float* d_bias,
+                   float* with_norm,
+                   float* of_scaled,
                    float* d_added);
 };
 
@@ -103,10 +103,15 @@ struct AttentionKernels {
                    float* scratch);
 };
 
-/// Floats of scratch that an AttentionKernels call needs at most.
+constexpr int64_t kMostLanes = 16;  // of any instruction set's vectors
+constexpr int64_t kDims = 8;        // values of a head whose sums are in registers at once
+
+/// Floats of scratch that an AttentionKernels call needs at most: nine copies of its rows, padded
+/// to whole vectors and kDims, two weights for each token in the lanes, and two sums.
 inline int64_t attention_scratch(const AttentionShape& shape) {
-  const int64_t tokens = (shape.tokens + 15) / 16 * 16, head = (shape.head + 7) / 8 * 8;
-  return tokens * (9 * head + int64_t{2} * 16 + 2);
+  const int64_t tokens = (shape.tokens + kMostLanes - 1) / kMostLanes * kMostLanes;
+  const int64_t head = (shape.head + kDims - 1) / kDims * kDims;
+  return tokens * (9 * head + 2 * kMostLanes + 2);
 }
 
 /// A convolution with stride 1 and kernel x kernel weights (1 or 3), padding kernel / 2, of
@@ -176,13 +181,15 @@ struct CpuKernels {
   ConvKernels conv;
   /// Sum of squares of n values.
   double (*sum_of_squares)(const float* x, int64_t n);
+  /// half, where not null: the new weights rounded to nearest, ties to even; NaN stays NaN.
   void (*adamw)(const AdamwFactors& f,
                 int64_t n,
                 const float* grad,
                 float* weight,
                 float* exp_avg,
                 float* exp_avg_sq,
-                float* ema);
+                float* ema,
+                Bf16* half);
   /// kept as in NormParameters: bit i of byte b is element i of block first_block + b of the
   /// stream, which is kept when its 16 bits are at least `threshold`.
   void (*dropout_bits)(const Stream& stream,

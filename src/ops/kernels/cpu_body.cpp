@@ -398,8 +398,8 @@ void norm_backward(const NormShape& s,
                    const float* rstd,
                    T* dx,
                    float* scratch,
-                   float* d_weight,
-                   float* d_bias,
+                   float* with_norm,
+                   float* of_scaled,
                    float* d_added) {
   Rows<float> maps(s, 5);
   const Channel map{maps[0], maps[1], maps[2]};
@@ -426,8 +426,8 @@ void norm_backward(const NormShape& s,
       const int64_t i = c - s.first;
       maps[3][i] = static_cast<float>(slope);
       maps[4][i] = static_cast<float>(-rstd_mean_g);
-      d_weight[c] = static_cast<float>(r * sums[1][i]);
-      d_bias[c] = static_cast<float>(sums[0][i]);
+      with_norm[c] = static_cast<float>(r * sums[1][i]);
+      of_scaled[c] = static_cast<float>(sums[0][i]);
       if (d_added != nullptr)
         d_added[c] =
             static_cast<float>(static_cast<double>(map.scale[i]) * sums[0][i] + slope * sums[2][i] -
@@ -440,7 +440,7 @@ void norm_backward(const NormShape& s,
 // Attention. One side's tokens (queries or keys) lie in the lanes, so that nothing is added up
 // across lanes; the other side's go by one after the other, each value of them in all lanes.
 
-constexpr int64_t kDims = 8;  // values of a head whose sums are in registers at once
+static_assert(kMostLanes % kLanes == 0);  // attention_scratch() counts with it
 
 /// Sizes of the padded copies that the kernels read.
 struct Padded {
@@ -875,7 +875,8 @@ void adamw(const AdamwFactors& f,
            float* weight,
            float* exp_avg,
            float* exp_avg_sq,
-           float* ema) {
+           float* ema,
+           Bf16* half) {
   const auto update = [&](int64_t i, int64_t lanes) {
     const Vec g = load(grad + i, lanes) * f.grad_scale;
     const Vec m = load(exp_avg + i, lanes) * f.beta1 + g * f.rest1;
@@ -887,6 +888,7 @@ void adamw(const AdamwFactors& f,
     store(exp_avg_sq + i, v, lanes);
     store(weight + i, w, lanes);
     store(ema + i, average + (w - average) * f.ema_share, lanes);
+    if (half != nullptr) store(half + i, w, lanes);
   };
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) update(i, kLanes);
