@@ -6,10 +6,10 @@
 
 #include <vector>
 
+#include "ops/rounding.h"
+
 namespace diffuse {
 namespace {
-
-double largest(const at::Tensor& t) { return t.abs().max().item<double>(); }
 
 at::Tensor leaf(std::vector<int64_t> shape, at::ScalarType type) {
   return at::randn(shape, at::kDouble)
@@ -18,46 +18,127 @@ at::Tensor leaf(std::vector<int64_t> shape, at::ScalarType type) {
       .requires_grad_();
 }
 
+struct Size {
+  int64_t n, in, out, h, w;
+};
+
+std::ostream& operator<<(std::ostream& out, const Size& s) {
+  return out << s.n << " of " << s.in << " to " << s.out << ", " << s.h << " x " << s.w;
+}
+
 struct Outcome {
   at::Tensor y, dx, dw, db;
 };
 
-/// In two ways, from the same numbers: y and the gradients of sum(y g).
-Outcome run(
-    int64_t n, int64_t in, int64_t out, int64_t h, int64_t w, at::ScalarType type, bool ours) {
+enum class Body { ours, composed };
+
+/// y and the gradients of sum(y g), computed in `type` from numbers that are rounded to `rounded`;
+/// `sizes`: of their absolute values.
+Outcome run(const Size& s,
+            at::ScalarType rounded,
+            at::ScalarType type,
+            Body body,
+            at::MemoryFormat layout = at::MemoryFormat::ChannelsLast,
+            bool sizes = false) {
   at::manual_seed(2);
-  const at::Tensor x = leaf({n, in, h, w}, type), weight = leaf({out, in, 3, 3}, type);
-  const at::Tensor bias = at::randn({out}, at::kDouble).to(type).requires_grad_();
+  const auto drawn = [&](std::vector<int64_t> shape) {
+    const at::Tensor t = at::randn(shape, at::kDouble).to(rounded).to(type);
+    return sizes ? t.abs() : t;
+  };
+  const at::Tensor x = drawn({s.n, s.in, s.h, s.w}).contiguous(layout).requires_grad_();
+  const at::Tensor weight =
+      drawn({s.out, s.in, 3, 3}).contiguous(at::MemoryFormat::ChannelsLast).requires_grad_();
+  const at::Tensor bias = drawn({s.out}).requires_grad_();
   const at::Tensor y =
-      ours ? upsampled_conv(x, weight, bias)
-           : at::conv2d(at::upsample_nearest2d(x, {2 * h, 2 * w}), weight, bias, 1, 1);
-  y.backward(at::randn(y.sizes(), at::kDouble).to(type));
+      (body == Body::ours ? upsampled_conv : composed_upsampled_conv)(x, weight, bias);
+  y.backward(drawn({s.n, s.out, 2 * s.h, 2 * s.w}));
   return {y.detach(), x.grad(), weight.grad(), bias.grad()};
 }
 
-// The same products, added up in another order: in float64 to some roundings of 36 in (out) terms.
-TEST(UpsampledConv, IsAConvolutionOfTheEnlargedMap) {
-  struct Size {
-    int64_t n, in, out, h, w;
-  };
-  for (const Size& s : std::vector<Size>{
-           {1, 1, 1, 1, 1}, {2, 3, 5, 4, 4}, {1, 16, 16, 3, 7}, {3, 8, 4, 1, 6}, {2, 4, 8, 8, 2}}) {
-    const Outcome a = run(s.n, s.in, s.out, s.h, s.w, at::kDouble, true);
-    const Outcome b = run(s.n, s.in, s.out, s.h, s.w, at::kDouble, false);
-    EXPECT_EQ(a.y.sizes(), b.y.sizes());
-    for (const auto& [x, y] :
-         {std::pair(a.y, b.y), std::pair(a.dx, b.dx), std::pair(a.dw, b.dw), std::pair(a.db, b.db)})
-      EXPECT_LE(largest(x - y), 1e-13 * (1 + largest(y)));
-  }
+/// Roundings of y, dx, dw and db, each of at most the sum of the absolute values.
+struct Roundings {
+  double y, dx, dw, db;
+};
+
+/// Those of sums in float32 or float64: y is a bias and 4 in products, with weights of which up to
+/// four were added up in two steps; dx 16 out products with the same; dw a sum over the pixels of x
+/// and then of four of those; db over the pixels of y.
+Roundings of_sums(const Size& s) {
+  const auto count = [](int64_t n) { return static_cast<double>(n); };
+  return {count(4 * s.in + 4),
+          count(16 * s.out + 3),
+          count(s.n * s.h * s.w + 3),
+          count(4 * s.n * s.h * s.w)};
 }
 
-// bfloat16: the added weights are rounded once more, to 2^-9 each; the output once.
+void expect_equal(const Size& s,
+                  at::ScalarType type,
+                  at::MemoryFormat layout,
+                  double unit,
+                  const Roundings& more,
+                  double unit_of_more) {
+  SCOPED_TRACE(testing::PrintToString(s));
+  const Outcome got = run(s, type, type, Body::ours, layout);
+  const Outcome right = run(s, type, at::kDouble, Body::composed);
+  const Outcome size =
+      run(s, type, at::kDouble, Body::composed, at::MemoryFormat::ChannelsLast, true);
+  const Roundings sums = of_sums(s);
+  const auto expect =
+      [&](at::Tensor Outcome::*part, double Roundings::*roundings, const char* what) {
+        ASSERT_EQ((got.*part).scalar_type(), type);
+        const at::Tensor bound =
+            (unit * sums.*roundings + unit_of_more * more.*roundings) * (size.*part);
+        expect_within(got.*part, right.*part, bound, what);
+        expect_telling(right.*part, bound, what, 1);
+      };
+  expect(&Outcome::y, &Roundings::y, "y");
+  expect(&Outcome::dx, &Roundings::dx, "dx");
+  expect(&Outcome::dw, &Roundings::dw, "dw");
+  expect(&Outcome::db, &Roundings::db, "db");
+}
+
+std::vector<Size> sizes() {
+  return {{1, 1, 1, 1, 1},
+          {2, 3, 5, 4, 4},
+          {1, 16, 16, 3, 7},
+          {3, 8, 4, 1, 6},
+          {2, 4, 8, 8, 2},
+          {2, 64, 32, 8, 8}};
+}
+
+// The same products, added up in another order, of a map in either layout.
+TEST(UpsampledConv, IsAConvolutionOfTheEnlargedMap) {
+  for (const at::MemoryFormat layout :
+       {at::MemoryFormat::ChannelsLast, at::MemoryFormat::Contiguous})
+    for (const Size& s : sizes()) {
+      expect_equal(s, at::kFloat, layout, kUnit, {}, 0);
+      // The reference is rounded, too: 9 in products of y, 36 out of dx, 4 n h w of dw and db.
+      const double pixels = static_cast<double>(4 * s.n * s.h * s.w);
+      expect_equal(s,
+                   at::kDouble,
+                   layout,
+                   kDoubleUnit,
+                   {.y = static_cast<double>(9 * s.in + 1),
+                    .dx = static_cast<double>(36 * s.out),
+                    .dw = pixels,
+                    .db = pixels},
+                   kDoubleUnit);
+    }
+}
+
+// bfloat16: the added weights are rounded once more, and the results. LibTorch's convolution may
+// keep the sums of a tap (four of them and a bias in y) or of a picture's weights in bfloat16, and
+// rounds what it adds to them each time.
 TEST(UpsampledConv, InBfloat16) {
-  const Outcome a = run(2, 16, 8, 4, 4, at::kBFloat16, true);
-  const Outcome b = run(2, 16, 8, 4, 4, at::kBFloat16, false);
-  EXPECT_EQ(a.y.scalar_type(), at::kBFloat16);
-  for (const auto& [x, y] : {std::pair(a.y, b.y), std::pair(a.dx, b.dx), std::pair(a.dw, b.dw)})
-    EXPECT_LE(largest(x.to(at::kDouble) - y), 4 * 0x1p-8 * largest(y));
+  for (const Size& s : sizes()) {
+    const double pictures = static_cast<double>(s.n);
+    expect_equal(s,
+                 at::kBFloat16,
+                 at::MemoryFormat::ChannelsLast,
+                 kUnit,
+                 {.y = 7, .dx = 3, .dw = pictures + 2, .db = pictures + 2},
+                 kHalfUnit);
+  }
 }
 
 TEST(ConcatChannels, IsCatForwardAndBackward) {

@@ -10,11 +10,10 @@
 #include <vector>
 
 #include "ops/kernels/cpu.h"
+#include "ops/rounding.h"
 
 namespace diffuse {
 namespace {
-
-constexpr double kEps = 0x1p-24;  // of a rounding to float32
 
 struct Case {
   int64_t n, in, out, height, width, kernel;
@@ -53,7 +52,7 @@ std::vector<at::Tensor> inputs(const Case& c) {
           at::randn({c.n, c.out, c.height, c.width})};
 }
 
-/// y of conv() or of LibTorch's operator and the gradients of sum(y g). `size`: of absolute values.
+/// y of conv() or composed_conv() and the gradients of sum(y g). `size`: of absolute values.
 Outcome run(const Case& c, at::ScalarType type, bool ours, bool size = false) {
   std::vector<at::Tensor> leaves = inputs(c);
   for (at::Tensor& t : leaves) {
@@ -62,40 +61,39 @@ Outcome run(const Case& c, at::ScalarType type, bool ours, bool size = false) {
     t.requires_grad_();
   }
   const at::Tensor added = c.added ? leaves[3] : at::Tensor();
-  at::Tensor y = ours ? conv(leaves[0], leaves[1], leaves[2], added)
-                      : at::conv2d(leaves[0], leaves[1], leaves[2], 1, c.kernel / 2);
-  if (!ours && c.added) y = y + added;
+  const at::Tensor y = (ours ? conv : composed_conv)(leaves[0], leaves[1], leaves[2], added);
   y.backward(leaves[4].detach());
   return {y.detach(), leaves[0].grad(), leaves[1].grad(), leaves[2].grad(), leaves[3].grad()};
 }
 
-// A sum of k products with k + 1 roundings is off by at most (k + 1) eps times the sum of their
-// absolute values (Higham 2002, sec. 3.1).
+/// Every part of `got` against `right`, both up to sums of as many products as they have, with
+/// roundings of `unit`.
+void expect_rounded(const Case& c, const Outcome& got, const Outcome& right, double unit) {
+  const Outcome size = run(c, at::kDouble, false, true);
+  const auto expect = [&](at::Tensor Outcome::*part, int64_t products, const char* what) {
+    // With the bias, `added` and the result's rounding.
+    const at::Tensor bound = static_cast<double>(products + 3) * unit * (size.*part);
+    const at::Tensor wanted = (right.*part).to(at::kDouble);
+    expect_within(got.*part, wanted, bound, what);
+    expect_telling(wanted, bound, what);
+  };
+  const int64_t area = c.kernel * c.kernel, pixels = c.n * c.height * c.width;
+  expect(&Outcome::y, area * c.in, "y");
+  expect(&Outcome::dx, area * c.out, "dx");
+  expect(&Outcome::dw, pixels, "dw");
+  expect(&Outcome::db, pixels, "db");
+  if (c.added) {
+    EXPECT_TRUE(at::equal(got.d_added, right.d_added.to(got.d_added.scalar_type())));
+  }
+}
+
 TEST(Conv, EqualsTheOperatorInFloat64ToRounding) {
   for (const Case& c : cases()) {
     SCOPED_TRACE(testing::PrintToString(c));
-    const Outcome got = run(c, at::kFloat, true), right = run(c, at::kDouble, false),
-                  size = run(c, at::kDouble, false, true);
-    const auto expect = [&](const at::Tensor& a,
-                            const at::Tensor& b,
-                            const at::Tensor& sizes,
-                            int64_t products,
-                            const char* what) {
-      ASSERT_EQ(a.scalar_type(), at::kFloat);
-      ASSERT_EQ(a.sizes(), b.sizes());
-      const at::Tensor excess =
-          (a.to(at::kDouble) - b).abs() - static_cast<double>(products + 3) * kEps * sizes;
-      EXPECT_LE(excess.max().item<double>(), 0) << what;
-    };
-    const int64_t area = c.kernel * c.kernel, pixels = c.n * c.height * c.width;
-    expect(got.y, right.y, size.y, area * c.in, "y");
+    const Outcome got = run(c, at::kFloat, true);
+    ASSERT_EQ(got.y.scalar_type(), at::kFloat);
     EXPECT_TRUE(got.y.is_contiguous(at::MemoryFormat::ChannelsLast));
-    expect(got.dx, right.dx, size.dx, area * c.out, "dx");
-    expect(got.dw, right.dw, size.dw, pixels, "dw");
-    expect(got.db, right.db, size.db, pixels, "db");
-    if (c.added) {
-      EXPECT_TRUE(at::equal(got.d_added, right.d_added.to(at::kFloat)));
-    }
+    expect_rounded(c, got, run(c, at::kDouble, false), kUnit);
   }
 }
 
@@ -125,16 +123,21 @@ TEST(Conv, TakesWhatItsKernelsDoNot) {
                                          {1, 16, 16, 6, 6, 3, true},
                                          {1, 16, 16, 8, 8, 5, true}}) {
     SCOPED_TRACE(testing::PrintToString(c));
-    const Outcome a = run(c, at::kDouble, true), b = run(c, at::kDouble, false);
-    EXPECT_TRUE(at::allclose(a.y, b.y) && at::allclose(a.dw, b.dw) && at::allclose(a.dx, b.dx));
+    // Twice the roundings where both are of one precision.
+    expect_rounded(c, run(c, at::kDouble, true), run(c, at::kDouble, false), 2 * kDoubleUnit);
     const std::vector<at::Tensor> t = inputs(c);  // not channels-last, and without gradients
     const at::NoGradGuard no_grad;
-    EXPECT_TRUE(at::equal(conv(t[0], t[1], t[2]), conv(t[0], t[1], t[2], at::zeros_like(t[3]))));
-    EXPECT_LE((conv(t[0], t[1], t[2]) - at::conv2d(t[0], t[1], t[2], 1, c.kernel / 2))
-                  .abs()
-                  .max()
-                  .item<double>(),
-              1e-3);
+    const at::Tensor y = conv(t[0], t[1], t[2]);
+    EXPECT_TRUE(at::equal(y, conv(t[0], t[1], t[2], at::zeros_like(t[3]))));
+    const auto in_float64 = [&](bool sizes) {
+      const auto of = [&](const at::Tensor& from) {
+        const at::Tensor wide = from.to(at::kDouble);
+        return sizes ? wide.abs() : wide;
+      };
+      return at::conv2d(of(t[0]), of(t[1]), of(t[2]), 1, c.kernel / 2);
+    };
+    const auto products = static_cast<double>(c.kernel * c.kernel * c.in);
+    expect_within(y, in_float64(false), (products + 2) * kUnit * in_float64(true), "y alone");
   }
 }
 
