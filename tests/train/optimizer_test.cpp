@@ -2,13 +2,16 @@
 #include "train/optimizer.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 #include <string>
 #include <tuple>
+#include <vector>
 
+#include "ops/adamw.h"
 #include "ops/cuda.h"
 #include "train/lr.h"
 
@@ -23,7 +26,18 @@ ParamLayout small_layout() {
   return layout;
 }
 
-TrainState small_state(const ParamLayout& layout) { return TrainState(layout, layout.initial(3)); }
+/// More values than the kernels' pieces of 65,536 are long, decayed and not, and no multiple of it.
+ParamLayout large_layout() {
+  ParamLayout layout;
+  layout.add("a.weight", {311, 433}, Init::uniform(1.0));
+  layout.add("a.bias", {70'001}, Init::uniform(1.0));
+  layout.finalize();
+  return layout;
+}
+
+TrainState initial_state(const ParamLayout& layout) {
+  return TrainState(layout, layout.initial(3));
+}
 
 void set_gradient(TrainState& state, const ParamLayout& layout, uint64_t seed, double scale) {
   // Only real elements: the padding's gradient is zero in training.
@@ -81,12 +95,12 @@ struct Reference {
   }
 };
 
-class OptimizerTest : public testing::TestWithParam<std::tuple<bool, bool>> {};
+class OptimizerTest : public testing::TestWithParam<std::tuple<bool, bool, bool>> {};
 
 TEST_P(OptimizerTest, IsAdamWWithClippingAndEma) {
-  const auto [decay_all, fused] = GetParam();
-  const ParamLayout layout = small_layout();
-  TrainState state = small_state(layout);
+  const auto [decay_all, fused, large] = GetParam();
+  const ParamLayout layout = large ? large_layout() : small_layout();
+  TrainState state = initial_state(layout);
   OptimOptions o;
   o.lr = 0.01;
   o.warmup_steps = 3;
@@ -138,9 +152,76 @@ TEST_P(OptimizerTest, IsAdamWWithClippingAndEma) {
   EXPECT_NEAR(state.tally[Tally::ema_initial].item<double>(), initial_share, 1e-12);
 }
 
-INSTANTIATE_TEST_SUITE_P(DecayAllFused,
+INSTANTIATE_TEST_SUITE_P(DecayAllFusedLarge,
                          OptimizerTest,
-                         testing::Combine(testing::Bool(), testing::Bool()));
+                         testing::Combine(testing::Bool(), testing::Bool(), testing::Bool()));
+
+TEST(NormOf, IsTheNormForAnyNumberOfThreads) {
+  const ParamLayout layout = large_layout();
+  const int threads = at::get_num_threads();
+  // The pieces' ends alone, then all values.
+  const at::Tensor ends = at::zeros({layout.flat_size()});
+  ends.index_fill_(0, at::tensor({0, 65'535, 65'536, 131'071, 131'072}, at::kLong), 3);
+  ends[-1].fill_(-2);
+  EXPECT_EQ(norm_of(ends), 7);
+  const at::Tensor flat = layout.initial(4);
+  const double want = flat.to(at::kDouble).norm().item<double>();
+  at::set_num_threads(1);
+  const double alone = norm_of(flat);
+  at::set_num_threads(5);
+  const double shared = norm_of(flat);
+  at::set_num_threads(threads);
+  EXPECT_EQ(alone, shared);
+  // 4,096 squares, each rounded once, are added up in at least 16 sums in float32; what follows is
+  // in float64. The root halves a relative error.
+  EXPECT_NEAR(alone, want, (4096.0 / 16 + 4) * 0x1p-24 / 2 * want);
+}
+
+TEST(Update, ThreadsChangeNothing) {
+  const ParamLayout layout = large_layout();
+  const int threads = at::get_num_threads();
+  std::vector<TrainState> states;
+  for (const int count : {1, 5}) {
+    at::set_num_threads(count);
+    states.push_back(initial_state(layout));
+    states.back().params.keep_half(layout);
+    for (uint64_t step = 0; step < 3; ++step) {
+      set_gradient(states.back(), layout, 100 + step, 1);
+      update(states.back(), layout, {}, 100, at::scalar_tensor(1.0), at::scalar_tensor(1.0), true);
+      ++states.back().step;
+    }
+  }
+  at::set_num_threads(threads);
+  const TrainState &a = states[0], &b = states[1];
+  EXPECT_TRUE(at::equal(a.params.flat(), b.params.flat()));
+  EXPECT_TRUE(at::equal(a.params.half(), b.params.half()));
+  EXPECT_TRUE(at::equal(a.ema, b.ema));
+  EXPECT_TRUE(at::equal(a.exp_avg, b.exp_avg) && at::equal(a.exp_avg_sq, b.exp_avg_sq));
+  EXPECT_TRUE(at::equal(a.tally, b.tally));
+}
+
+class KeptHalf : public testing::TestWithParam<bool> {};
+
+// The bfloat16 copy follows the weights in every piece, and stays when they do.
+TEST_P(KeptHalf, IsTheRoundedWeights) {
+  const ParamLayout layout = large_layout();
+  TrainState state = initial_state(layout);
+  OptimOptions o;
+  o.lr = 0.1;
+  o.warmup_steps = 0;
+  o.weight_decay = 0.1;
+  state.params.keep_half(layout);
+  const at::Tensor before = state.params.half().clone();
+  for (const double loss : {1.0, std::nan(""), 1.0}) {
+    set_gradient(state, layout, 100, 1);
+    update(state, layout, o, 100, at::scalar_tensor(loss), at::scalar_tensor(1.0), GetParam());
+    EXPECT_TRUE(at::equal(state.params.half(), state.params.flat().to(at::kBFloat16)));
+  }
+  // By steps of about lr, which is more than bfloat16's last bit.
+  EXPECT_GT((state.params.half() != before).sum().item<int64_t>(), layout.count() / 2);
+}
+
+INSTANTIATE_TEST_SUITE_P(Fused, KeptHalf, testing::Bool());
 
 class NonFinite : public testing::TestWithParam<bool> {};
 
@@ -150,7 +231,7 @@ TEST_P(NonFinite, LossOrGradientChangesNothing) {
   const ParamLayout layout = small_layout();
   for (const double bad : {inf, -inf, std::nan("")}) {
     for (const bool in_loss : {true, false}) {
-      TrainState state = small_state(layout);
+      TrainState state = initial_state(layout);
       const OptimOptions o;
       set_gradient(state, layout, 9, 1);
       update(state, layout, o, 100, at::scalar_tensor(1.0), at::scalar_tensor(1.0), fused);

@@ -14,6 +14,7 @@
 #include "ops/cuda.h"
 #include "support/temp_folder.h"
 #include "support/text_files.h"
+#include "train/lr.h"
 
 namespace diffuse {
 namespace {
@@ -117,45 +118,64 @@ void expect_same(const TrainState& a, const TrainState& b) {
   EXPECT_EQ(a.images_seen, b.images_seen);
 }
 
+struct Resumed {
+  std::string time_sampler;
+  Decay decay;
+  bool bf16;
+};
+
 TEST(Train, ResumedThroughACheckpointIsBitExact) {
   const TempFolder folder;
+  std::vector<Resumed> runs{{"uniform", Decay::constant, true}};
   for (const auto& row : time_samplers())
-    for (const Decay decay : {Decay::constant, Decay::cosine, Decay::linear}) {
-      SCOPED_TRACE(row.name + ", decay " + std::to_string(static_cast<int>(decay)));
-      const SmallRun run(0.2, at::kCPU, row.name);
-      TrainSetup setup = run.setup(12);
-      setup.optim.decay = decay;
-      TrainState whole = run.fresh();
-      EXPECT_TRUE(run.run(whole, setup));
-      // During the warm-up (5 steps), at its end, and before the last step.
-      const bool plain = decay == Decay::constant && row.name == "uniform";
-      for (const int64_t stop_at :
-           plain ? std::vector<int64_t>{1, 5, 11} : std::vector<int64_t>{7}) {
-        TrainState first = run.fresh();
-        EXPECT_FALSE(run.run(first, setup, {}, [&] { return first.step == stop_at; }));
-        EXPECT_EQ(first.step, stop_at);
-        const CheckpointInfo info{.step = 0,
-                                  .config = "version: 1\n",
-                                  .seed = 11,
-                                  .num_classes = 0,
-                                  .class_names = {},
-                                  .images = 1797,
-                                  .fingerprint = 5,
-                                  .files = {}};
-        const fs::path checkpoint =
-            save_state(folder.path(), first, run.network->layout(), info, true);
-        EXPECT_EQ(load_info(checkpoint).step, stop_at);
-        EXPECT_EQ(load_info(checkpoint).fingerprint, 5u);
+    for (const Decay decay : {Decay::constant, Decay::cosine, Decay::linear})
+      runs.push_back({row.name, decay, false});
+  for (const auto& [time_sampler, decay, bf16] : runs) {
+    SCOPED_TRACE(time_sampler + ", decay " + std::to_string(static_cast<int>(decay)) +
+                 (bf16 ? ", bf16" : ""));
+    const SmallRun run(0.2, at::kCPU, time_sampler);
+    TrainSetup setup = run.setup(12);
+    setup.optim.decay = decay;
+    setup.bf16 = bf16;
+    TrainState whole = run.fresh();
+    EXPECT_TRUE(run.run(whole, setup));
+    // During the warm-up (5 steps), at its end, and before the last step.
+    const bool plain = decay == Decay::constant && time_sampler == "uniform";
+    for (const int64_t stop_at : plain ? std::vector<int64_t>{1, 5, 11} : std::vector<int64_t>{7}) {
+      TrainState first = run.fresh();
+      EXPECT_FALSE(run.run(first, setup, {}, [&] { return first.step == stop_at; }));
+      EXPECT_EQ(first.step, stop_at);
+      const CheckpointInfo info{.step = 0,
+                                .config = "version: 1\n",
+                                .seed = 11,
+                                .num_classes = 0,
+                                .class_names = {},
+                                .images = 1797,
+                                .fingerprint = 5,
+                                .files = {}};
+      const fs::path checkpoint =
+          save_state(folder.path(), first, run.network->layout(), info, true);
+      EXPECT_EQ(load_info(checkpoint).step, stop_at);
+      EXPECT_EQ(load_info(checkpoint).fingerprint, 5u);
 
-        TrainState second = run.fresh(999);
-        load_state(checkpoint, run.network->layout(), second);
-        expect_same(first, second);
-        EXPECT_TRUE(run.run(second, setup));
-        expect_same(whole, second);
-        EXPECT_TRUE(at::equal(load_weights(checkpoint / "ema.safetensors", run.network->layout()),
-                              first.ema));
+      TrainState second = run.fresh(999);
+      // A bfloat16 copy of other weights must not outlive them.
+      if (bf16) second.params.keep_half(run.network->layout());
+      load_state(checkpoint, run.network->layout(), second);
+      expect_same(first, second);
+      if (bf16) {
+        EXPECT_TRUE(at::equal(first.params.half(), second.params.half()));
       }
+      EXPECT_TRUE(run.run(second, setup));
+      expect_same(whole, second);
+      EXPECT_EQ(second.params.half().defined(), bf16);
+      if (bf16) {
+        EXPECT_TRUE(at::equal(whole.params.half(), second.params.half()));
+      }
+      EXPECT_TRUE(at::equal(load_weights(checkpoint / "ema.safetensors", run.network->layout()),
+                            first.ema));
     }
+  }
 }
 
 /// Trains one step with an objective that check() accepts; returns whether it does.
@@ -401,32 +421,118 @@ TEST(Train, PicturesOfAResidentSetAreThoseOfTheBatches) {
   expect_same(batches, resident);
 }
 
+/// A copy on `device` through a checkpoint, as resuming makes it.
+TrainState resumed(const SmallRun& run,
+                   const TrainState& state,
+                   at::Device device,
+                   const fs::path& folder) {
+  const ParamLayout& layout = run.network->layout();
+  TrainState out(layout, layout.initial(999).to(device));
+  load_state(save_state(folder, state, layout, {}, true), layout, out);
+  return out;
+}
+
+/// A setup whose step shows every part of the update, but for clipping.
+TrainSetup plain_update(const SmallRun& run) {
+  TrainSetup setup = run.setup(20);
+  setup.optim.grad_clip = 0;
+  setup.optim.weight_decay = 0.5;
+  return setup;
+}
+
+void take_steps(const SmallRun& run, const TrainSetup& setup, TrainState& state, int64_t count) {
+  if (count == 0) return;
+  const int64_t last = state.step + count;
+  run.run(state, setup, {}, [&] { return state.step == last; });
+}
+
+/// `after` is one step of AdamW (Loshchilov & Hutter 2019, algorithm 2) and of the average on from
+/// `before`, by the gradient that the step has left, up to the roundings of float32.
+void expect_step(const TrainState& before,
+                 const TrainState& after,
+                 const ParamLayout& layout,
+                 const OptimOptions& o,
+                 int64_t steps) {
+  constexpr double kUnit = 0x1p-24;
+  ASSERT_EQ(after.step, before.step + 1);
+  const auto wide = [](const at::Tensor& t) { return t.detach().to(at::kDouble).cpu(); };
+  const at::Tensor g = wide(after.params.grad()), w = wide(before.params.flat());
+  const double n = before.updates.item<double>() + 1;
+  const double lr = learning_rate(o, before.step, steps), share = 1 - ema_decay(o, after.step);
+  const auto moment = [](double beta, const at::Tensor& old, const at::Tensor& by) {
+    return old * beta + by * (1 - beta);
+  };
+  const at::Tensor m_old = wide(before.exp_avg);
+  const at::Tensor m = moment(o.betas[0], m_old, g),
+                   m_size = moment(o.betas[0], m_old.abs(), g.abs()),
+                   v = moment(o.betas[1], wide(before.exp_avg_sq), g * g);
+  const at::Tensor slope =
+      lr / (1 - std::pow(o.betas[0], n)) / ((v / (1 - std::pow(o.betas[1], n))).sqrt() + o.eps);
+  at::Tensor decay = at::zeros_like(w);
+  decay.narrow(0, 0, layout.decay_end()).fill_(lr * o.weight_decay);
+  const at::Tensor w_new = w * (1 - decay) - slope * m, average = wide(before.ema);
+  const at::Tensor of_w = kUnit * (3 * w.abs() + 16 * slope * m_size);
+  const auto expect = [&](const at::Tensor& got,
+                          const at::Tensor& want,
+                          const at::Tensor& bound,
+                          const char* what) {
+    const at::Tensor error = (wide(got) - want).abs() / (bound + 1e-37);  // squares underflow
+    EXPECT_LE(error.max().item<double>(), 1) << what;
+  };
+  // Two factors, two products and a sum; in v a square, too. The step has m's, half of v's, and
+  // those of a root, a sum, two factors, two products and a quotient.
+  expect(after.exp_avg, m, 5 * kUnit * m_size, "exp_avg");
+  expect(after.exp_avg_sq, v, 6 * kUnit * v, "exp_avg_sq");
+  expect(after.params.flat(), w_new, of_w, "weights");
+  expect(after.ema,
+         average + share * (w_new - average),
+         of_w + 4 * kUnit * (average.abs() + w_new.abs()),
+         "ema");
+}
+
+TEST(Train, AStepIsAdamWAndTheAverageOfItsGradient) {
+  const SmallRun run(0.2);
+  const TempFolder folder;
+  const TrainSetup setup = plain_update(run);
+  TrainState state = run.fresh();
+  for (const int64_t done : {0, 1, 4}) {  // the average begins, has begun, and warm-up has ended
+    take_steps(run, setup, state, done - state.step);
+    const TrainState before = resumed(run, state, at::kCPU, folder.path());
+    take_steps(run, setup, state, 1);
+    expect_step(before, state, run.network->layout(), setup.optim, setup.steps);
+  }
+}
+
 TEST(TrainOnAGpu, AgreesWithTheCpuAndResumes) {
   std::string why;
   if (open_cuda(&why) == nullptr) GTEST_SKIP() << "no GPU: " << why;
+  // Float32 means float32: cuDNN allows TF32 by default.
+  at::globalContext().setAllowTF32CuBLAS(false);
+  at::globalContext().setAllowTF32CuDNN(false);
   const at::Device cuda(at::kCUDA, 0);
   const SmallRun cpu_run(0.2), run(0.2, cuda);
-  const auto fresh = [&] {
-    return TrainState(run.network->layout(), run.network->layout().initial(11).to(cuda));
-  };
-  TrainState on_cpu = cpu_run.fresh(), whole = fresh(), first = fresh(), second = fresh();
-  cpu_run.run(on_cpu, cpu_run.setup(4));
-  run.run(whole, run.setup(4));
-  // The same draws; float32 convolutions in another order, through 4 updates.
-  EXPECT_NEAR(whole.tally.cpu()[Tally::loss].item<double>(),
-              on_cpu.tally[Tally::loss].item<double>(),
-              1e-3);
-
+  const ParamLayout& layout = run.network->layout();
+  const TrainSetup setup = plain_update(run), cpu_setup = plain_update(cpu_run);
   const TempFolder folder;
-  run.run(first, run.setup(4), {}, [&] { return first.step == 2; });
-  load_state(save_state(folder.path(), first, run.network->layout(), {}, true),
-             run.network->layout(),
-             second);
-  EXPECT_TRUE(at::equal(first.params.flat(), second.params.flat()));
-  EXPECT_TRUE(run.run(second, run.setup(4)));
-  EXPECT_NEAR(second.tally.cpu()[Tally::loss].item<double>(),
-              whole.tally.cpu()[Tally::loss].item<double>(),
-              1e-3);
+  TrainState there(layout, layout.initial(11).to(cuda));
+  take_steps(run, setup, there, 3);
+  // A step from one state: on the GPU, resumed there, and on the CPU.
+  const TrainState before = resumed(cpu_run, there, at::kCPU, folder.path());
+  TrainState again = resumed(run, there, cuda, folder.path()),
+             here = resumed(cpu_run, there, at::kCPU, folder.path());
+  take_steps(run, setup, there, 1);
+  take_steps(run, setup, again, 1);
+  take_steps(cpu_run, cpu_setup, here, 1);
+  const double largest = here.params.grad().abs().max().item<double>();
+  for (const TrainState* state : {&there, &again}) {
+    // One gradient, summed in another order, as with micro-batches above.
+    EXPECT_LT((state->params.grad().cpu() - here.params.grad()).abs().max().item<double>(),
+              1e-4 * largest);
+    EXPECT_NEAR(state->tally.cpu()[Tally::loss].item<double>(),
+                here.tally[Tally::loss].item<double>(),
+                1e-5);
+    expect_step(before, *state, layout, setup.optim, setup.steps);
+  }
 }
 
 TEST(TrainOnAGpu, ReplayedStepsEqualEagerOnes) {
