@@ -15,4 +15,8 @@ struct DeviceName {
 /// None when the text is no device.
 std::optional<DeviceName> parse_device(std::string_view text);
 
+/// TFLOP/s of a GPU's tensor cores in bfloat16 without sparsity, by the name that its driver gives;
+/// none when it is not known.
+std::optional<double> dense_bf16_tflops(std::string_view gpu);
+
 }  // namespace diffuse

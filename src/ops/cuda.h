@@ -29,6 +29,17 @@ class CapturedWork {
   virtual void replay() = 0;
 };
 
+/// How often LibTorch has made this thread wait for a GPU since this was made. One at a time; on
+/// the thread that made it.
+class SyncCount {
+ public:
+  SyncCount() = default;
+  SyncCount(const SyncCount&) = delete;
+  SyncCount& operator=(const SyncCount&) = delete;
+  virtual ~SyncCount() = default;
+  virtual int64_t count() const = 0;
+};
+
 /// What the plug-in libdiffuse_cuda offers, as one table. It is opened when a GPU is asked for, so
 /// that one build runs on machines with and without CUDA libraries.
 struct CudaOps {
@@ -38,6 +49,7 @@ struct CudaOps {
   int (*capability)(int device);       // compute capability, 90 for 9.0
   int64_t (*memory_peak)(int device);  // bytes in live tensors, highest so far
   int64_t (*memory_free)(int device);  // bytes that nobody uses
+  std::unique_ptr<SyncCount> (*count_syncs)();
   /// The CUDA bodies of ops/noise.h.
   void (*fill_normal)(
       const at::Tensor& out, uint64_t seed, Purpose purpose, uint64_t step, int64_t first_sample);

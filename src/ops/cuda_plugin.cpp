@@ -8,6 +8,10 @@
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <c10/util/Exception.h>
+
+#include <memory>
+#include <string>
 
 #include <exception>
 #include <map>
@@ -215,6 +219,30 @@ std::unique_ptr<CapturedWork> capture(at::Device device, const std::function<voi
   return std::make_unique<Graph>(device, work);
 }
 
+/// LibTorch can warn of each wait; the warnings are counted instead of printed.
+class CountedWarnings : public SyncCount, private c10::WarningHandler {
+ public:
+  CountedWarnings() : before_(c10::cuda::warning_state().get_sync_debug_mode()), guard_(this) {
+    c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_WARN);
+  }
+  ~CountedWarnings() override { c10::cuda::warning_state().set_sync_debug_mode(before_); }
+  int64_t count() const override { return count_; }
+
+ private:
+  void process(const c10::Warning& warning) override {
+    if (warning.msg().find("synchronizing CUDA operation") != std::string::npos)
+      ++count_;
+    else
+      c10::WarningHandler::process(warning);
+  }
+
+  c10::cuda::SyncDebugMode before_;
+  int64_t count_ = 0;
+  c10::WarningUtils::WarningHandlerGuard guard_;
+};
+
+std::unique_ptr<SyncCount> count_syncs() { return std::make_unique<CountedWarnings>(); }
+
 int64_t memory_free(int device) {
   const c10::cuda::CUDAGuard guard(index_of(device));
   size_t free = 0, total = 0;
@@ -234,6 +262,7 @@ extern "C" const diffuse::CudaOps* diffuse_cuda_ops() {
       capability,
       memory_peak,
       memory_free,
+      count_syncs,
       diffuse::fill_normal,
       diffuse::dropout_mask,
       kernels::norm_fits,

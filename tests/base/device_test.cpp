@@ -33,5 +33,13 @@ TEST(Device, OtherTextsAreNone) {
     EXPECT_FALSE(parse_device(text).has_value()) << text;
 }
 
+TEST(Device, PeaksByName) {
+  EXPECT_EQ(dense_bf16_tflops("NVIDIA H100 80GB HBM3"), 989);
+  EXPECT_EQ(dense_bf16_tflops("NVIDIA H100 PCIe"), 756);
+  EXPECT_EQ(dense_bf16_tflops("NVIDIA H200"), 989);
+  EXPECT_EQ(dense_bf16_tflops("NVIDIA A100-SXM4-80GB"), 312);
+  EXPECT_FALSE(dense_bf16_tflops("NVIDIA GeForce GTX 1080").has_value());
+}
+
 }  // namespace
 }  // namespace diffuse

@@ -174,5 +174,17 @@ TEST(CudaDevice, ReportsItself) {
   EXPECT_GE(cuda->memory_peak(0), 4 << 20);
 }
 
+TEST(CudaDevice, CountsWaits) {
+  std::string why;
+  const CudaOps* cuda = open_cuda(&why);
+  if (cuda == nullptr) GTEST_SKIP() << "no GPU: " << why;
+  const at::Tensor one = at::ones({1}, at::device(at::kCUDA));
+  const auto syncs = cuda->count_syncs();
+  const at::Tensor two = one + one;
+  EXPECT_EQ(syncs->count(), 0);
+  EXPECT_EQ(two.item<float>(), 2);
+  EXPECT_GT(syncs->count(), 0);
+}
+
 }  // namespace
 }  // namespace diffuse
