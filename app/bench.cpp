@@ -38,7 +38,10 @@ Run add_bench(CLI::App& app, const Context& context) {
       ->check(one_of(parts));
   app.add_option("CONFIG", flags->config, "config file (YAML)")->required()->check(not_empty());
   add_set_option(app, flags->set);
-  app.add_option("--blocks", r.blocks, "measurements; their median and spread are reported")
+  app.add_option(
+         "--blocks",
+         r.blocks,
+         "measurements; their median and spread are reported (kernels: tenths of a second each)")
       ->type_name("N")
       ->check(between(1, 1000))
       ->capture_default_str();
@@ -58,6 +61,8 @@ Run add_bench(CLI::App& app, const Context& context) {
       ->type_name("text|json")
       ->check(one_of({"text", "json"}))
       ->capture_default_str();
+  app.add_flag_callback(
+      "--json", [flags] { flags->format = "json"; }, "the same as --format json");
   return [flags, &context] {
     BenchRequest& request = flags->request;
     request.global = context.global;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -26,8 +27,7 @@ TEST(Bench, TrainAndSample) {
                                         "2",
                                         "--steps",
                                         "1",
-                                        "--format",
-                                        "json",
+                                        "--json",
                                         "--set",
                                         std::string("runtime.fused=") + fused},
                                        kSmall));
@@ -49,6 +49,45 @@ TEST(Bench, TrainAndSample) {
       {"bench", "sample", kDigits, "--blocks", "1", "-n", "3", "--set", "sample.steps=2"}, kSmall));
   EXPECT_EQ(sample.exit, 0) << sample.err;
   EXPECT_NE(sample.out.find("images/s"), std::string::npos) << sample.out;
+}
+
+TEST(Bench, KernelsBesideLibTorch) {
+  for (const char* precision : {"fp32", "bf16"}) {
+    const Outcome ran = diffuse(with({"bench",
+                                      "kernels",
+                                      kDigits,
+                                      "--blocks",
+                                      "1",
+                                      "--json",
+                                      "--set",
+                                      std::string("train.precision=") + precision},
+                                     kSmall));
+    ASSERT_EQ(ran.exit, 0) << ran.err;
+    const Json got = Json::parse(ran.out);
+    std::map<std::string, int> rows;  // by their first word
+    std::string before;
+    for (const Json& row : got["kernels_us"]) {
+      const auto name = row["name"].get<std::string>();
+      const bool backward = name == "  backward";
+      if (!backward) before = name.substr(0, name.find(' '));
+      ++rows[before + (backward ? " backward" : "")];
+      EXPECT_GT(row["ours"].get<double>(), 0) << name;
+      EXPECT_GT(row["libtorch"].get<double>(), 0) << name;
+      EXPECT_NEAR(row["of_copy"].get<double>() * got["copy_gb_s"].get<double>(),
+                  row["gb_s"].get<double>(),
+                  1e-12 * row["gb_s"].get<double>());
+    }
+    // Two levels: widths 8 and 16, with attention (and the middle) at the second.
+    std::map<std::string, int> want{{"norm+silu", 5},
+                                    {"norm+silu backward", 5},
+                                    {"attention", 1},
+                                    {"attention backward", 1},
+                                    {"upsampled", 1},
+                                    {"upsampled backward", 1},
+                                    {"clip+AdamW+EMA", 1}};
+    if (got["precision"] == "fp32") want["conv"] = want["conv backward"] = 2;
+    EXPECT_EQ(rows, want);
+  }
 }
 
 TEST(Bench, ABlockForEachLineOfStdin) {
