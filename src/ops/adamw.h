@@ -3,7 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "ops/kernels/adamw.h"
+#include "ops/kernels/tally.h"
 
 namespace diffuse {
 

@@ -43,18 +43,26 @@ int64_t memory_peak(int device) {
   return stats.allocated_bytes[static_cast<size_t>(StatType::AGGREGATE)].peak;
 }
 
+/// Makes `device` the current one and checks what `launch`, given its current stream, returns.
+template <class Launch>
+void on_stream(at::Device device, const Launch& launch) {
+  const c10::cuda::CUDAGuard guard(device);
+  C10_CUDA_CHECK(
+      static_cast<cudaError_t>(launch(c10::cuda::getCurrentCUDAStream(device.index()).stream())));
+}
+
 void fill_normal(
     const at::Tensor& out, uint64_t seed, Purpose purpose, uint64_t step, int64_t first_sample) {
-  const c10::cuda::CUDAGuard guard(out.device());
-  C10_CUDA_CHECK(static_cast<cudaError_t>(
-      kernels::fill_normal(out.mutable_data_ptr<float>(),
-                           out.size(0),
-                           out.numel() / out.size(0),
-                           seed,
-                           static_cast<uint32_t>(purpose),
-                           step,
-                           first_sample,
-                           c10::cuda::getCurrentCUDAStream(out.device().index()).stream())));
+  on_stream(out.device(), [&](void* stream) {
+    return kernels::fill_normal(out.mutable_data_ptr<float>(),
+                                out.size(0),
+                                out.numel() / out.size(0),
+                                seed,
+                                static_cast<uint32_t>(purpose),
+                                step,
+                                first_sample,
+                                stream);
+  });
 }
 
 void dropout_mask(const at::Tensor& out,
@@ -64,26 +72,18 @@ void dropout_mask(const at::Tensor& out,
                   kernels::StepNumber step,
                   int64_t first_sample,
                   int64_t first_block) {
-  const c10::cuda::CUDAGuard guard(out.device());
-  C10_CUDA_CHECK(static_cast<cudaError_t>(
-      kernels::dropout_mask(out.mutable_data_ptr<float>(),
-                            out.size(0),
-                            out.numel() / out.size(0),
-                            threshold,
-                            keep_value,
-                            seed,
-                            step,
-                            first_sample,
-                            first_block,
-                            c10::cuda::getCurrentCUDAStream(out.device().index()).stream())));
-}
-
-/// Makes `device` the current one and checks what `launch`, given its current stream, returns.
-template <class Launch>
-void on_stream(at::Device device, const Launch& launch) {
-  const c10::cuda::CUDAGuard guard(device);
-  C10_CUDA_CHECK(
-      static_cast<cudaError_t>(launch(c10::cuda::getCurrentCUDAStream(device.index()).stream())));
+  on_stream(out.device(), [&](void* stream) {
+    return kernels::dropout_mask(out.mutable_data_ptr<float>(),
+                                 out.size(0),
+                                 out.numel() / out.size(0),
+                                 threshold,
+                                 keep_value,
+                                 seed,
+                                 step,
+                                 first_sample,
+                                 first_block,
+                                 stream);
+  });
 }
 
 void dropout_bits(at::Device device,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "ops/kernels/tally.h"
 
 namespace diffuse {
 namespace {

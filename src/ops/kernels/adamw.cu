@@ -7,6 +7,8 @@
 
 #include "ops/kernels/bf16.cuh"
 #include "ops/kernels/launch.cuh"
+#include "ops/kernels/reduce.cuh"
+#include "ops/kernels/tally.h"
 
 namespace diffuse::kernels {
 namespace {
@@ -27,41 +29,29 @@ struct Factors {
   float good;  // 1, or 0: nothing is to change
 };
 
-/// Adds the threads' values, in a fixed order; the sum is thread 0's.
-__device__ double sum_of_block(double mine) {
-  double* const sums = shared_memory<double>();
-  sums[threadIdx.x] = mine;
-  __syncthreads();
-  for (int half = kThreads / 2; half > 0; half /= 2) {
-    if (static_cast<int>(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
-    __syncthreads();
-  }
-  return sums[0];
-}
-
 __global__ void __launch_bounds__(kThreads)
     squares_kernel(const float* __restrict__ grad, int64_t fours, double* __restrict__ parts) {
   const Four* const from = reinterpret_cast<const Four*>(grad);
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  double sum = 0;
+  double sum[1] = {};
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < fours;
        i += stride) {
     const Four g = from[i];
-    for (int j = 0; j < 4; ++j) sum += static_cast<double>(g.v[j]) * static_cast<double>(g.v[j]);
+    for (int j = 0; j < 4; ++j) sum[0] += static_cast<double>(g.v[j]) * static_cast<double>(g.v[j]);
   }
-  sum = sum_of_block(sum);
-  if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+  sum_of_block<kThreads>(sum);
+  if (threadIdx.x == 0) parts[blockIdx.x] = sum[0];
 }
 
 /// One block: the norm, whether the step counts, and the numbers of the update.
 __global__ void __launch_bounds__(kThreads)
     decide_kernel(AdamwUpdate u, const double* __restrict__ parts, int count, Factors* factors) {
-  double sum = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) sum += parts[i];
-  sum = sum_of_block(sum);
+  double sum[1] = {};
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) sum[0] += parts[i];
+  sum_of_block<kThreads>(sum);
   if (threadIdx.x != 0) return;
   // In float32 like the other bodies', so that a norm beyond its range counts as infinite.
-  const float norm = static_cast<float>(sqrt(sum));
+  const float norm = static_cast<float>(sqrt(sum[0]));
   const float loss = *u.loss;
   const bool good = isfinite(norm) && isfinite(loss);
   const double lr = u.rates[0], decay = u.rates[1];
@@ -143,7 +133,7 @@ int update(const AdamwUpdate& u, void* scratch, void* stream) {
   const int64_t parts = parts_of(u.n);
   double* const sums = static_cast<double*>(scratch);
   Factors* const factors = reinterpret_cast<Factors*>(sums + parts);
-  constexpr size_t kShared = kThreads * sizeof(double);
+  constexpr size_t kShared = kSumBytes<kThreads, 1>;
   int error = launch(squares_kernel,
                      dim3(static_cast<unsigned>(parts)),
                      kThreads,

@@ -7,26 +7,7 @@
 // bfloat16 copy, without a word to the host. Whatever changes from step to step is read from the
 // device, so that a captured launch is right in every step. Pointers are the device's.
 
-namespace diffuse {
-
-/// Sums since the last log line, as one float64 tensor on the device: nothing is read per step.
-struct Tally {
-  enum Slot : int64_t {
-    steps,                 // optimizer steps
-    good,                  // of them with finite loss and gradient
-    loss,                  // sum over good steps
-    loss_raw,              // likewise, unweighted
-    grad_norm,             // likewise, before clipping
-    longest_row,           // most skipped steps in a row
-    window_end,            // what is above is cleared at each log line, what follows is not
-    skipped = window_end,  // since the beginning of the run
-    skipped_in_row,        // up to now
-    ema_initial,           // share of the initial random weights in the EMA
-    count,
-  };
-};
-
-namespace kernels {
+namespace diffuse::kernels {
 
 struct AdamwUpdate {
   int64_t n = 0;          // values of each buffer, a multiple of 4
@@ -56,5 +37,4 @@ int64_t update_scratch_bytes(int64_t n);
 /// `stream` is a cudaStream_t.
 int update(const AdamwUpdate& update, void* scratch, void* stream);
 
-}  // namespace kernels
-}  // namespace diffuse
+}  // namespace diffuse::kernels

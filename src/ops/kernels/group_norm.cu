@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "base/random.h"
 #include "ops/kernels/bf16.cuh"
@@ -405,6 +406,20 @@ int pack_of(const NormBatch& b) {
   return vec;
 }
 
+/// run(T(), the pack's width as an integral_constant) for the batch's type.
+template <class Run>
+int with_packs(const NormBatch& b, const Run& run) {
+  const int vec = pack_of(b);
+  const auto at_most_4 = [&](auto value) {
+    return vec == 4   ? run(value, std::integral_constant<int, 4>())
+           : vec == 2 ? run(value, std::integral_constant<int, 2>())
+                      : run(value, std::integral_constant<int, 1>());
+  };
+  if (!b.bf16) return at_most_4(float());
+  return vec == 8 ? run(__nv_bfloat16(), std::integral_constant<int, 8>())
+                  : at_most_4(__nv_bfloat16());
+}
+
 template <class T, int kVec>
 int forward_of(const NormBatch& b, void* y, float* mean, float* rstd, void* stream) {
   const Cut cut = cut_of(b, kVec, 5, 1, most_shared_memory());
@@ -471,18 +486,9 @@ int dropout_bits(uint8_t* kept,
 }
 
 int norm_forward(const NormBatch& b, void* y, float* mean, float* rstd, void* stream) {
-  const auto run = [&](auto f) { return f(b, y, mean, rstd, stream); };
-  const int vec = pack_of(b);
-  if (b.bf16) {
-    using T = __nv_bfloat16;
-    return vec == 8   ? run(forward_of<T, 8>)
-           : vec == 4 ? run(forward_of<T, 4>)
-           : vec == 2 ? run(forward_of<T, 2>)
-                      : run(forward_of<T, 1>);
-  }
-  return vec == 4   ? run(forward_of<float, 4>)
-         : vec == 2 ? run(forward_of<float, 2>)
-                    : run(forward_of<float, 1>);
+  return with_packs(b, [&](auto value, auto pack) {
+    return forward_of<decltype(value), decltype(pack)::value>(b, y, mean, rstd, stream);
+  });
 }
 
 int norm_backward(const NormBatch& b,
@@ -495,20 +501,10 @@ int norm_backward(const NormBatch& b,
                   float* of_scaled,
                   float* d_added,
                   void* stream) {
-  const auto run = [&](auto f) {
-    return f(b, dy, more, mean, rstd, dx, with_norm, of_scaled, d_added, stream);
-  };
-  const int vec = pack_of(b);
-  if (b.bf16) {
-    using T = __nv_bfloat16;
-    return vec == 8   ? run(backward_of<T, 8>)
-           : vec == 4 ? run(backward_of<T, 4>)
-           : vec == 2 ? run(backward_of<T, 2>)
-                      : run(backward_of<T, 1>);
-  }
-  return vec == 4   ? run(backward_of<float, 4>)
-         : vec == 2 ? run(backward_of<float, 2>)
-                    : run(backward_of<float, 1>);
+  return with_packs(b, [&](auto value, auto pack) {
+    return backward_of<decltype(value), decltype(pack)::value>(
+        b, dy, more, mean, rstd, dx, with_norm, of_scaled, d_added, stream);
+  });
 }
 
 }  // namespace diffuse::kernels

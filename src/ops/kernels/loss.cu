@@ -7,6 +7,7 @@
 
 #include "ops/kernels/bf16.cuh"
 #include "ops/kernels/launch.cuh"
+#include "ops/kernels/reduce.cuh"
 
 // A block of threads a picture for the sums; any number of blocks for the gradient.
 
@@ -24,35 +25,23 @@ __device__ float error_at(const ErrorBatch& b, int64_t picture, int64_t i) {
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     sums_kernel(ErrorBatch b, float* __restrict__ raw, float* __restrict__ weighted) {
-  double* const squares = shared_memory<double>();
-  double* const losses = squares + kThreads;
   const int64_t picture = blockIdx.x;
-  double square = 0, loss = 0;
+  double sums[2] = {};  // of squares and losses
   for (int64_t i = threadIdx.x; i < b.values; i += kThreads) {
     const float e = error_at<T>(b, picture, picture * b.values + i);
     const double e2 = static_cast<double>(e) * static_cast<double>(e);
-    square += e2;
+    sums[0] += e2;
     const float size = fabsf(e);
     const bool far = b.huber > 0 && size > b.huber;
-    loss += far ? static_cast<double>(b.huber) *
-                      (2 * static_cast<double>(size) - static_cast<double>(b.huber))
-                : e2;
+    sums[1] += far ? static_cast<double>(b.huber) *
+                         (2 * static_cast<double>(size) - static_cast<double>(b.huber))
+                   : e2;
   }
-  squares[threadIdx.x] = square;
-  losses[threadIdx.x] = loss;
-  __syncthreads();
-  for (int half = kThreads / 2; half > 0; half /= 2) {
-    if (static_cast<int>(threadIdx.x) < half) {
-      squares[threadIdx.x] += squares[threadIdx.x + half];
-      losses[threadIdx.x] += losses[threadIdx.x + half];
-    }
-    __syncthreads();
-  }
+  sum_of_block<kThreads>(sums);
   if (threadIdx.x != 0) return;
   const double values = static_cast<double>(b.values);
-  raw[picture] = static_cast<float>(squares[0] / values);
-  weighted[picture] =
-      static_cast<float>(static_cast<double>(b.weight[picture]) * losses[0] / values);
+  raw[picture] = static_cast<float>(sums[0] / values);
+  weighted[picture] = static_cast<float>(static_cast<double>(b.weight[picture]) * sums[1] / values);
 }
 
 template <class T>
@@ -76,7 +65,7 @@ int error_loss(const ErrorBatch& b, float* raw, float* weighted, void* stream) {
   return launch(b.bf16 ? sums_kernel<__nv_bfloat16> : sums_kernel<float>,
                 dim3(static_cast<unsigned>(b.n)),
                 kThreads,
-                2 * kThreads * sizeof(double),
+                kSumBytes<kThreads, 2>,
                 stream,
                 b,
                 raw,
