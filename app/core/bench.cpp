@@ -245,7 +245,8 @@ int bench_sample(const BenchRequest& request, at::Device device, bool bf16) {
                      .cancelled = [&] { return request.signals->stop() != Exit::ok; }};
   wanted.options.batch = config.sample.batch.value_or(request.count);
   DrawRequest shorter = wanted;
-  shorter.options.steps = 2;
+  shorter.options.steps =
+      std::min<int64_t>(2, config.sample.steps.value_or(config.diffusion.steps));
   draw(network, weights, shorter);
   BenchJson about = description(request, network, device, bf16);
   about["batch"] = *wanted.options.batch;

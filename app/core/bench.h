@@ -36,6 +36,9 @@ BenchJson description(const BenchRequest& request,
                       at::Device device,
                       bool bf16);
 
+/// Throws Error when a signal asks to stop.
+void refuse_to_go_on(const BenchRequest& request);
+
 /// Blocks of measurement, each of as many pictures.
 class Blocks {
  public:
@@ -55,8 +58,6 @@ class Blocks {
   BenchJson summary() const;
 
  private:
-  void refuse_to_go_on() const;
-
   const BenchRequest& request_;
   at::Device device_;
   double pictures_;

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "core/bench.h"
+#include "core/model.h"
 #include "ops/cuda.h"
 #include "ops/kernels/cpu.h"
 
@@ -80,41 +81,43 @@ BenchJson description(const BenchRequest& request,
   return out;
 }
 
+void refuse_to_go_on(const BenchRequest& request) {
+  if (request.signals->stop() != Exit::ok)
+    throw Error(request.signals->stop(), "stopped; nothing was written");
+}
+
 Blocks::Blocks(const BenchRequest& request,
                at::Device device,
                const BenchJson& about,
                double pictures)
     : request_(request), device_(device), pictures_(pictures) {
-  if (request.wait) std::cout << about.dump() << std::endl;
+  if (request.wait) write_to_stdout(about.dump() + "\n", "what is measured");
 }
 
 bool Blocks::begin() {
   std::string line;
-  if (request_.wait ? !std::getline(std::cin, line) : std::ssize(rates_) == request_.blocks)
-    return false;
-  refuse_to_go_on();
+  const bool more =
+      request_.wait ? !!std::getline(std::cin, line) : std::ssize(rates_) < request_.blocks;
+  refuse_to_go_on(request_);
+  if (!more) return false;
   start_ = BenchClock::now();
   cpu_ = cpu_seconds();
   return true;
 }
 
-void Blocks::refuse_to_go_on() const {
-  if (request_.signals->stop() != Exit::ok)
-    throw Error(request_.signals->stop(), "stopped; nothing was written");
-}
-
 void Blocks::end() {
-  refuse_to_go_on();  // a signal has cut the block short
+  refuse_to_go_on(request_);  // a signal has cut the block short
   walls_.push_back(seconds_since(start_));
   cpus_.push_back(cpu_seconds() - cpu_);
   rates_.push_back(pictures_ / walls_.back());
   if (request_.wait)
-    std::cout << BenchJson{{"wall_s", walls_.back()},
-                           {"cpu_s", cpus_.back()},
-                           {"images_per_second", rates_.back()},
-                           {"peak_mb", peak_memory_mb(device_)}}
-                     .dump()
-              << std::endl;
+    write_to_stdout(BenchJson{{"wall_s", walls_.back()},
+                              {"cpu_s", cpus_.back()},
+                              {"images_per_second", rates_.back()},
+                              {"peak_mb", peak_memory_mb(device_)}}
+                            .dump() +
+                        "\n",
+                    "a block");
 }
 
 BenchJson Blocks::summary() const {

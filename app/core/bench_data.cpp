@@ -19,9 +19,11 @@ namespace {
 
 /// Reads, decodes and fits every picture of `entries` on the config's workers. The sum of all
 /// bytes, by which two programs can be compared; a file that is no picture adds nothing.
-uint64_t decode_pictures(const DataOptions& options, const std::vector<DataEntry>& entries) {
+uint64_t decode_pictures(const BenchRequest& request, const std::vector<DataEntry>& entries) {
+  const DataOptions& options = request.loaded.config.data;
   std::atomic<uint64_t> sum = 0;
   parallel_for(static_cast<int64_t>(entries.size()), worker_count(options.workers), [&](int64_t i) {
+    refuse_to_go_on(request);
     try {
       const std::vector<uint8_t> file =
           read_bytes(std::filesystem::path(options.path) / entries[static_cast<size_t>(i)].path,
@@ -68,15 +70,15 @@ int bench_data(const BenchRequest& request) {
                   {"headers_s", headers},
                   {"scan_mb", peak_memory_mb(at::kCPU) - memory},
                   {"decoded", count},
-                  {"pixel_sum", decode_pictures(config.data, entries)}};
+                  {"pixel_sum", decode_pictures(request, entries)}};
   start = BenchClock::now();
-  decode_pictures(config.data, entries);
+  decode_pictures(request, entries);
   const auto passes = std::max<int64_t>(
       1, std::lround(1 / std::max(seconds_since(start), 1e-9)));  // of a block of about a second
   Blocks decoding(
       request, at::kCPU, about, static_cast<double>(passes) * static_cast<double>(count));
   while (decoding.begin()) {
-    for (int64_t i = 0; i < passes; ++i) decode_pictures(config.data, entries);
+    for (int64_t i = 0; i < passes; ++i) decode_pictures(request, entries);
     decoding.end();
   }
   if (request.wait) return 0;
@@ -86,6 +88,7 @@ int bench_data(const BenchRequest& request) {
   start = BenchClock::now();
   int64_t taken = 0;
   while (seconds_since(start) < 3) {
+    refuse_to_go_on(request);
     batches.next();
     ++taken;
   }

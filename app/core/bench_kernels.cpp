@@ -29,10 +29,11 @@
 namespace diffuse {
 namespace {
 
-/// Median seconds of a call, after some to warm up, of as many as take `seconds`. On a GPU twenty
-/// calls are one CUDA graph, so that the host's share is left out; what cannot be captured is
-/// queued.
-double time_of(at::Device device, double seconds, const std::function<void()>& f) {
+/// Median seconds of a call, after some to warm up, of as many as take a tenth of a second for each
+/// block. On a GPU twenty calls are one CUDA graph, so that the host's share is left out; what
+/// cannot be captured is queued.
+double time_of(const BenchRequest& request, at::Device device, const std::function<void()>& f) {
+  const double seconds = 0.1 * static_cast<double>(request.blocks);
   const int calls = device.is_cuda() ? 20 : 1;
   const at::Tensor anything = at::zeros({1}, device);
   const auto many = [&] {
@@ -59,6 +60,7 @@ double time_of(at::Device device, double seconds, const std::function<void()>& f
   std::vector<double> times;
   const auto start = BenchClock::now();
   while (times.size() < 3 || (seconds_since(start) < seconds && times.size() < 1000)) {
+    refuse_to_go_on(request);
     const auto before = BenchClock::now();
     timed();
     times.push_back(seconds_since(before) / calls);
@@ -88,13 +90,12 @@ struct Graph {
 /// The bench of one config on one device.
 class Kernels {
  public:
-  /// Each figure is of so many seconds.
-  Kernels(const Config& config, at::Device device, bool bf16, double seconds)
-      : config_(config),
+  Kernels(const BenchRequest& request, at::Device device, bool bf16)
+      : request_(request),
+        config_(request.loaded.config),
         device_(device),
-        seconds_(seconds),
         type_(bf16 ? at::kBFloat16 : at::kFloat),
-        n_(config.train.micro_batch.value_or(config.train.batch)) {}
+        n_(config_.train.micro_batch.value_or(config_.train.batch)) {}
 
   std::vector<Row> rows(const Model& network) {
     norms();
@@ -140,12 +141,12 @@ class Kernels {
                 double flops = 0) {
     const auto forward = [&](const std::function<Graph()>& f) {
       const at::NoGradGuard no_grad;
-      return time_of(device_, seconds_, [&] { f(); });
+      return time_of(request_, device_, [&] { f(); });
     };
     const auto backward = [&](const std::function<Graph()>& f) {
       const Graph made = f();
       const at::Tensor dy = at::randn_like(made.y);
-      return time_of(device_, seconds_, [&] {
+      return time_of(request_, device_, [&] {
         torch::autograd::grad({made.y}, made.inputs, {dy}, /*retain_graph=*/true);
       });
     };
@@ -291,8 +292,8 @@ class Kernels {
     };
     rows_.push_back({.name = "batch " + std::to_string(n_) + " x " + std::to_string(c) + " x " +
                              std::to_string(h) + " x " + std::to_string(w),
-                     .times = {.ours = time_of(device_, seconds_, ours),
-                               .theirs = time_of(device_, seconds_, theirs)},
+                     .times = {.ours = time_of(request_, device_, ours),
+                               .theirs = time_of(request_, device_, theirs)},
                      .bytes = (1 + 4 + 4 + (bf16 ? 2 : 4)) * values});
   }
 
@@ -324,7 +325,7 @@ class Kernels {
     state.params.grad().normal_(0, 1e-3);
     const at::Tensor zero = at::zeros({}, device_);
     const auto step = [&](bool fused) {
-      return time_of(device_, seconds_, [&, fused] {
+      return time_of(request_, device_, [&, fused] {
         update(state, layout, config_.optim, config_.train.steps, zero, zero, fused);
       });
     };
@@ -333,9 +334,9 @@ class Kernels {
                      .bytes = 10 * 4 * static_cast<double>(layout.flat_size())});
   }
 
+  const BenchRequest& request_;
   const Config& config_;
   at::Device device_;
-  double seconds_;
   at::ScalarType type_;
   int64_t n_;
   std::vector<Row> rows_;
@@ -348,13 +349,12 @@ int bench_kernels(const BenchRequest& request, at::Device device, bool bf16) {
   const Model network = make_network(config, 0);
   std::vector<Row> rows;
   double copy = 0;  // bytes a second
-  const double seconds = 0.1 * static_cast<double>(request.blocks);
   const auto measure = [&] {
-    rows = Kernels(config, device, bf16, seconds).rows(network);
+    rows = Kernels(request, device, bf16).rows(network);
     // What moves at best: a copy that no cache holds.
     const at::Tensor from = at::ones({int64_t{1} << 26}, device), to = at::empty_like(from);
     copy =
-        8.0 * static_cast<double>(from.numel()) / time_of(device, seconds, [&] { to.copy_(from); });
+        8.0 * static_cast<double>(from.numel()) / time_of(request, device, [&] { to.copy_(from); });
   };
   if (device.is_cuda())
     open_cuda()->on_own_stream(device, measure);

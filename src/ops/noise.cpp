@@ -84,7 +84,9 @@ void fill_normal(
     cuda_ops(out).fill_normal(out, seed, purpose, step, first_sample);
 }
 
-double dropout_probability(double p) { return std::round(p * 65536.0) / 65536.0; }
+double dropout_probability(double p) {
+  return std::min(std::round(p * 65536.0), 65535.0) / 65536.0;
+}
 
 at::Tensor dropout_mask(const at::Tensor& like, double p, const StepKey& key, int64_t first_block) {
   const double q = dropout_probability(p);

@@ -25,7 +25,7 @@ struct StepKey {
   const int64_t* step_there = nullptr;
 };
 
-/// The probability that dropout really uses: `p` rounded to a multiple of 2^-16.
+/// The probability that dropout really uses: `p` in [0, 1) rounded to a multiple of 2^-16 below 1.
 double dropout_probability(double p);
 
 /// Blocks of a stream that a mask of `elements` per sample takes.

@@ -135,6 +135,28 @@ TEST(Bench, DecodesTheSamePixelsOnAnyNumberOfThreads) {
   EXPECT_EQ(sums[0], sums[2]);
 }
 
+// A block that a signal has cut short is no measurement.
+TEST(Bench, ASignalEndsItWithoutAResult) {
+  for (const char* what : {"train --steps 1000000", "sample -n 4096", "kernels", "data"}) {
+    const Outcome got =
+        run_program({"bash",
+                     "-c",
+                     "timeout --preserve-status -s TERM 2 " DIFFUSE_BINARY_DIR "/diffuse bench " +
+                         std::string(what) + " --blocks 1000 " + kDigits});
+    EXPECT_EQ(got.exit, 75) << what;
+    EXPECT_EQ(got.out, "") << what;
+    EXPECT_NE(got.err.find("stopped"), std::string::npos) << got.err;
+  }
+}
+
+TEST(Bench, WhatCannotBePrintedIsAnError) {
+  const Outcome got = run_program(
+      {"bash",
+       "-c",
+       "echo | " DIFFUSE_BINARY_DIR "/diffuse bench data " + kDigits + " --wait >/dev/full"});
+  EXPECT_EQ(got.exit, 9) << got.err;
+}
+
 TEST(Bench, PointsHaveNoPictures) {
   for (const char* what : {"sample", "kernels", "data"}) {
     const Outcome got = diffuse({"bench", what, DIFFUSE_SOURCE_DIR "/configs/moons-x0.yaml"});
