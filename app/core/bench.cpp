@@ -222,7 +222,7 @@ int bench_train(const BenchRequest& request, at::Device device, bool bf16) {
         batches,
         {{.due = [&](int64_t step) { return step == next; }, .run = measured}},
         [&] { return done || request.signals->stop() != Exit::ok; });
-  if (!done) throw Error(request.signals->stop(), "stopped; nothing was written");
+  if (!done) refuse_to_go_on(request);
   if (device.is_cuda() && !blocks->cpus().empty())
     about["host_ms_per_step"] = 1000 * median(blocks->cpus()) / static_cast<double>(steps);
   // Backward counts twice: with respect to the maps and to the weights.

@@ -148,15 +148,15 @@ TEST(DropoutMask, HasTheTypeOfTheActivation) {
   EXPECT_EQ(dropout_mask(like, 0.5, {}, 0).scalar_type(), at::kBFloat16);
 }
 
-// The CPU bodies are the reference of the kernels. Masks are integer work and agree exactly; the
-// normals go through log, sin and cos in double precision, whose last digits may differ: one
-// rounding of the result.
 TEST(DropoutProbability, IsAMultipleBelowOne) {
   EXPECT_EQ(dropout_probability(0.25), 0.25);
   EXPECT_EQ(dropout_probability(0.3), 19661 / 65536.0);
   EXPECT_EQ(dropout_probability(std::nextafter(1.0, 0.0)), 65535 / 65536.0);
 }
 
+// The CPU bodies are the reference of the kernels. Masks are integer work and agree exactly; the
+// normals go through log, sin and cos in double precision, whose last digits may differ: one
+// rounding of the result.
 TEST(CudaKernels, EqualTheCpuBodies) {
   std::string why;
   if (open_cuda(&why) == nullptr) GTEST_SKIP() << "no GPU: " << why;
