@@ -5,12 +5,14 @@
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/spdlog.h>
 
+#include <filesystem>
 #include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "base/files.h"
 #include "base/text.h"
 
 namespace diffuse::log {
@@ -24,6 +26,7 @@ struct State {
   std::function<void()> before, after;
   /// What was said before a file was opened: the file begins with it.
   std::vector<std::pair<spdlog::level::level_enum, std::string>> early;
+  bool failing = false;  // a message about the file itself is under way
 
   State() {
     terminal = std::make_shared<spdlog::sinks::ansicolor_stderr_sink_mt>(spdlog::color_mode::never);
@@ -77,6 +80,15 @@ void open_file(const std::string& path) {
   State& s = state();
   const std::lock_guard lock(s.mutex);
   try {
+    part_from_links(path);
+  } catch (const Error& e) {
+    warn(e.what());
+  }
+  try {
+    std::error_code error;
+    // Opening a FIFO would wait for a reader for ever.
+    if (std::filesystem::is_fifo(path, error))
+      throw Error(Exit::run_folder, "cannot open the log file: " + path + " is no file but a FIFO");
     auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path);
     s.file = std::make_unique<spdlog::logger>("file", sink);
   } catch (const spdlog::spdlog_ex& e) {
@@ -85,8 +97,17 @@ void open_file(const std::string& path) {
   s.file->set_level(spdlog::level::debug);
   s.file->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
   s.file->flush_on(spdlog::level::info);
-  // A full disk must not flood the terminal, nor stop a run.
-  s.file->set_error_handler([](const std::string&) {});
+  // A full disk must neither stop a run nor flood the terminal.
+  const auto warning = std::make_shared<RareWarning>();
+  s.file->set_error_handler([&s, path, warning](const std::string& reason) {
+    if (s.failing) return;  // about the message that says so
+    s.failing = true;
+    const size_t system = reason.rfind(": ");  // spdlog's own words, then the system's
+    warning->warn("cannot write " + path +
+                  (system == std::string::npos ? "" : reason.substr(system)) +
+                  "; the run goes on, and its messages are shown here alone");
+    s.failing = false;
+  });
   for (const auto& [level, message] : s.early) s.file->log(level, message);
   s.early.clear();
 }
@@ -111,6 +132,18 @@ void error(const std::string& message) { write(spdlog::level::err, "error: ", me
 void remember(const std::string& warning) {
   const std::lock_guard lock(state().mutex);
   write_to_file(state(), spdlog::level::warn, printable(warning, false));
+}
+
+void RareWarning::warn(const std::string& message) {
+  const auto now = std::chrono::steady_clock::now();
+  if (shown_ && now - *shown_ < interval_) {
+    ++hidden_;
+    return;
+  }
+  shown_ = now;
+  log::warn(message +
+            (hidden_ > 0 ? " (" + std::to_string(hidden_) + " more since the last)" : ""));
+  hidden_ = 0;
 }
 
 }  // namespace diffuse::log

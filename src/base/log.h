@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 // Messages to people: stderr, and a file once one is opened. stdout carries results only.
@@ -27,5 +30,19 @@ void warn(const std::string& message);
 void error(const std::string& message);
 /// For the file only: a warning that was shown in another way.
 void remember(const std::string& warning);
+
+/// A warning of what may fail again and again, as writing to a full disk does: the first is shown,
+/// then at most one each `interval`, which says how many there were since. Not thread-safe.
+class RareWarning {
+ public:
+  explicit RareWarning(std::chrono::seconds interval = std::chrono::minutes(10))
+      : interval_(interval) {}
+  void warn(const std::string& message);
+
+ private:
+  std::chrono::seconds interval_;
+  std::optional<std::chrono::steady_clock::time_point> shown_;
+  int64_t hidden_ = 0;
+};
 
 }  // namespace diffuse::log

@@ -38,6 +38,7 @@ enum class Purpose : uint32_t {
   bound = 14,        // step = chain index t, sample = evaluated image, index = element
   bound_step = 15,   // step = stratum of t, sample = evaluated image
   validate = 16,     // step = level number, sample = evaluated image, index = element
+  rollback = 17,     // step = number of the rollback
 };
 
 /// Names one stream; `block` below counts 128-bit blocks in it.

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 
 namespace diffuse {
 namespace {
@@ -26,6 +27,8 @@ int64_t now_seconds() {
 
 void on_stop(int signal) {
   const int code = static_cast<int>(signal == SIGINT ? Exit::interrupted : Exit::stopped);
+  // The kernel repeats it with each second of processor time.
+  if (g_stop != 0 && signal == SIGXCPU) return;
   const int64_t since = now_seconds() - g_stop_time;
   if (g_stop != 0 && since <= 10) {
     if (signal != SIGINT && since < 2) return;
@@ -39,9 +42,12 @@ void on_stop(int signal) {
   g_stop = code;
   static constexpr char kMessage[] =
       "\nstopping after this step; the same signal again within 10 s leaves at once\n";
+  // What the signal came into may be about to look at its own error.
+  const int error = errno;
   if (::write(STDERR_FILENO, kMessage, sizeof(kMessage) - 1) < 0) {
     // Nobody reads; the step is finished all the same.
   }
+  errno = error;
 }
 
 void on_request(int signal) {
@@ -60,7 +66,6 @@ const std::array<Handler, 7> kHandlers{{{SIGINT, on_stop},
                                         {SIGHUP, on_request},
                                         {SIGUSR2, on_request},
                                         {SIGPIPE, SIG_IGN}}};
-std::array<struct sigaction, kHandlers.size()> g_former;
 
 }  // namespace
 
@@ -68,17 +73,16 @@ Signals::Signals() {
   g_stop = 0;
   g_save = false;
   g_sample = false;
-  for (size_t i = 0; i < kHandlers.size(); ++i) {
+  for (const Handler& handler : kHandlers) {
     struct sigaction action {};
-    action.sa_handler = kHandlers[i].function;
+    action.sa_handler = handler.function;
     action.sa_flags = SA_RESTART;
-    sigaction(kHandlers[i].signal, &action, &g_former[i]);
+    sigaction(handler.signal, &action, nullptr);
   }
 }
 
 Signals::~Signals() {
-  for (size_t i = 0; i < kHandlers.size(); ++i)
-    sigaction(kHandlers[i].signal, &g_former[i], nullptr);
+  for (const Handler& handler : kHandlers) ::signal(handler.signal, SIG_IGN);
 }
 
 Exit Signals::stop() const { return static_cast<Exit>(g_stop.load()); }

@@ -7,12 +7,15 @@ namespace diffuse {
 
 /// What signals have asked for. SIGINT, SIGTERM, SIGUSR1 and SIGXCPU: stop after the step and save;
 /// a second one within 10 seconds leaves at once (nothing is lost: a checkpoint appears by rename);
-/// any but SIGINT only after 2 seconds, as whoever stops a job often signals its processes twice.
+/// SIGTERM and SIGUSR1 only after 2 seconds, as whoever stops a job often signals its processes
+/// twice, and SIGXCPU, which the kernel repeats, never.
 /// SIGHUP: save and go on. SIGUSR2: save, draw a grid and go on. SIGPIPE is ignored.
 class Signals {
  public:
-  Signals();   // installs the handlers
-  ~Signals();  // restores the former ones
+  Signals();  // installs the handlers
+  /// From here on all of them are ignored: the program has its code and is about to end, of which
+  /// a signal would make a death by that signal.
+  ~Signals();
   Signals(const Signals&) = delete;
   Signals& operator=(const Signals&) = delete;
 

@@ -23,6 +23,9 @@ std::string hex(uint64_t value);
 /// `value` with this many decimals, in any locale.
 std::string fixed(double value, int decimals);
 
+/// "1 picture", "2 pictures"; `many` where an s is not enough.
+std::string counted(int64_t n, const std::string& one, const std::string& many = "");
+
 /// How many characters UTF-8 text has.
 size_t characters(std::string_view text);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "base/files.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -49,6 +50,18 @@ TEST(Files, ReadWhatIsThere) {
   EXPECT_EQ(read_file(folder / "empty", Exit::config), "");
 }
 
+TEST(Files, FoldersAreMadeWithTheirParents) {
+  const TempFolder folder;
+  for (const char* name : {"a/b/c", "a/b/c", "a/d/", "e/../f/g"}) {
+    create_folders(folder / name, Exit::write);
+    EXPECT_TRUE(fs::is_directory(folder / name)) << name;
+  }
+  spill(folder / "file", "");
+  EXPECT_TRUE(contains(
+      message_of([&] { create_folders(folder / "file/x", Exit::run_folder); }, Exit::run_folder),
+      "cannot create " + (folder / "file/x").string()));
+}
+
 TEST(Files, SayWhyTheyCannotBeRead) {
   const TempFolder folder;
   spill(folder / "f", "12345");
@@ -87,6 +100,72 @@ TEST(Files, ModeObeysTheUmask) {
   struct stat info {};
   ASSERT_EQ(::stat((folder / "f").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0640u);
+}
+
+TEST(Files, OfAGivenNameKeepTheirLinkAndMode) {
+  const TempFolder folder;
+  fs::create_directory(folder / "d");
+  write_named_file(folder / "d" / "f", std::string_view("new"));
+  EXPECT_EQ(slurp(folder / "d" / "f"), "new");
+  ::chmod((folder / "d" / "f").c_str(), 0600);
+  fs::create_symlink("d/f", folder / "link");
+  write_named_file(folder / "link", std::string_view("by its link"));
+  EXPECT_TRUE(fs::is_symlink(folder / "link"));
+  EXPECT_EQ(slurp(folder / "d" / "f"), "by its link");
+  EXPECT_EQ(fs::status(folder / "d" / "f").permissions(),
+            fs::perms::owner_read | fs::perms::owner_write);
+  EXPECT_EQ(entries_in(folder / "d"), 1u);
+  fs::create_symlink("gone", folder / "dangling");
+  write_named_file(folder / "dangling", std::string_view("x"));
+  EXPECT_TRUE(fs::is_symlink(folder / "dangling"));
+  EXPECT_EQ(slurp(folder / "gone"), "x");
+  message_of([&] { write_named_file(folder / "d", std::string_view("x")); }, Exit::write);
+  fs::create_symlink("loop", folder / "loop");
+  message_of([&] { write_named_file(folder / "loop", std::string_view("x")); }, Exit::write);
+}
+
+TEST(Files, WhatIsNoFileIsWrittenToAsItIs) {
+  const TempFolder folder;
+  const fs::path fifo = folder / "fifo";
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0666), 0);
+  const FileDescriptor reader(::open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  write_named_file(fifo, std::string_view("through it"));
+  char text[32] = {};
+  EXPECT_EQ(::read(reader.fd, text, sizeof(text)), 10);
+  EXPECT_STREQ(text, "through it");
+  EXPECT_TRUE(fs::is_fifo(fifo));
+  // A file that a shell has opened, under the name that it has there.
+  const FileDescriptor file(::open((folder / "f").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+  const std::string open_file = "/dev/fd/" + std::to_string(file.fd);
+  fs::create_symlink(open_file, folder / "to-it");
+  write_named_file(open_file, std::string_view("one"));
+  EXPECT_EQ(::write(file.fd, ", two", 5), 5);
+  write_named_file(folder / "to-it", std::string_view(", three"));
+  EXPECT_EQ(slurp(folder / "f"), "one, two, three");
+  const std::string why =
+      message_of([&] { write_named_file("/dev/full", std::string_view("x")); }, Exit::write);
+  EXPECT_TRUE(contains(why, "cannot write /dev/full: No space left")) << why;
+  EXPECT_TRUE(fs::is_character_file("/dev/full"));
+}
+
+TEST(Files, APartedOneLeavesItsOtherNamesAsTheyAre) {
+  const TempFolder folder;
+  write_file_atomic(folder / "f", std::string_view("old"));
+  const auto inode = [&](const char* name) {
+    struct stat info {};
+    ::stat((folder / name).c_str(), &info);
+    return info.st_ino;
+  };
+  const ino_t before = inode("f");
+  part_from_links(folder / "f");
+  EXPECT_EQ(inode("f"), before) << "it has no other name";
+  fs::create_hard_link(folder / "f", folder / "backup");
+  part_from_links(folder / "f");
+  EXPECT_NE(inode("f"), before);
+  EXPECT_EQ(slurp(folder / "f"), "old");
+  EXPECT_EQ(inode("backup"), before);
+  part_from_links(folder / "absent");
+  EXPECT_FALSE(fs::exists(folder / "absent"));
 }
 
 TEST(Files, AFailedReplacementLeavesTheOldOne) {
@@ -135,6 +214,19 @@ TEST(Files, NewOnesNeverOverwrite) {
   message_of([&] { write_new_file(folder / "f", {}); }, Exit::write);
   EXPECT_EQ(slurp(folder / "f"), "abcd");
   message_of([&] { fsync_folder(folder / "absent"); }, Exit::write);
+}
+
+TEST(Files, FreeSpaceIsThatOfThePlaceToBe) {
+  const TempFolder folder;
+  const auto here = free_space(folder.path());
+  ASSERT_TRUE(here.has_value());
+  EXPECT_GT(*here, 0u);
+  // Others write meanwhile: of the same order, where /proc says 0 of 0, which is unknown.
+  const auto there = free_space(folder / "not" / "yet" / "there");
+  ASSERT_TRUE(there.has_value());
+  EXPECT_LT(*there / 2, *here);
+  EXPECT_LT(*here / 2, *there);
+  EXPECT_EQ(free_space("/proc/self"), std::nullopt);
 }
 
 TEST(FileLock, HasOneHolder) {
@@ -210,6 +302,17 @@ TEST(FileLock, EndsWithItsProcess) {
   EXPECT_NO_THROW(FileLock(folder / "run.lock"));
   ::close(ready[0]);
   ::close(ready[1]);
+}
+
+TEST(FileLock, WhatCannotBeLookedForMayStillBeThere) {
+  const TempFolder folder;
+  const FileLock lock(folder / "lock");
+  EXPECT_TRUE(lock.is_at(folder / "lock"));
+  EXPECT_FALSE(lock.is_at(folder / "other"));
+  EXPECT_FALSE(lock.is_at(folder / "lock" / "below"));
+  fs::create_symlink("loop", folder / "loop");
+  EXPECT_TRUE(contains(message_of([&] { lock.is_at(folder / "loop" / "lock"); }, Exit::write),
+                       "cannot look for "));
 }
 
 TEST(FileLock, SaysWhyItCannotBeTaken) {

@@ -2,6 +2,7 @@
 #include "base/log.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "base/error.h"
 #include "support/temp_folder.h"
@@ -64,6 +65,45 @@ TEST(Log, TheFileGetsEverything) {
   } catch (const Error& e) {
     EXPECT_EQ(e.code, Exit::run_folder);
   }
+}
+
+TEST(Log, AFifoIsRefused) {
+  const TempFolder folder;
+  ASSERT_EQ(::mkfifo((folder / "log.txt").c_str(), 0666), 0);
+  try {
+    log::open_file((folder / "log.txt").string());
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code, Exit::run_folder);
+    EXPECT_NE(std::string(e.what()).find("is no file but a FIFO"), std::string::npos) << e.what();
+  }
+}
+
+TEST(Log, AFullDiskIsToldOnce) {
+  testing::internal::CaptureStderr();
+  log::open_file("/dev/full");
+  for (int i = 0; i < 5; ++i) log::warn("a");
+  log::close_file();
+  // The first that fails may be a message from before the file was opened.
+  std::string said = testing::internal::GetCapturedStderr();
+  const std::string told =
+      "warning: cannot write /dev/full: No space left on device; the run goes on, and its messages "
+      "are shown here alone\n";
+  const size_t at = said.find(told);
+  ASSERT_NE(at, std::string::npos) << said;
+  said.erase(at, told.size());
+  EXPECT_EQ(said, "warning: a\nwarning: a\nwarning: a\nwarning: a\nwarning: a\n");
+}
+
+TEST(Log, RareWarningsSayHowManyTheyAre) {
+  testing::internal::CaptureStderr();
+  log::RareWarning often(std::chrono::seconds(0)), seldom;
+  for (int i = 0; i < 3; ++i) {
+    often.warn("often");
+    seldom.warn("seldom");
+  }
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "warning: often\nwarning: seldom\nwarning: often\nwarning: often\n");
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -101,6 +102,17 @@ TEST(Signals, EachStopHasItsCode) {
   }
 }
 
+TEST(Signals, AStopLeavesErrnoAsItIs) {
+  const pid_t child = fork_child([] {
+    ::close(STDERR_FILENO);  // so that the handler's message is an error
+    const Signals signals;
+    errno = ENOSPC;
+    ::raise(SIGTERM);
+    return errno;
+  });
+  EXPECT_EQ(wait_for(child), ENOSPC);
+}
+
 TEST(Signals, ASecondInterruptEndsAtOnceByTheSignal) {
   Stubborn program;
   program.signal(SIGINT);
@@ -120,17 +132,24 @@ TEST(Signals, ASecondTermEndsAtOnceButNotInTheFirstTwoSeconds) {
   EXPECT_EQ(program.end(), 75);
 }
 
-TEST(Signals, FormerHandlersComeBack) {
-  struct sigaction before {
-  }, after{};
-  ::sigaction(SIGTERM, nullptr, &before);
-  {
-    const Signals signals;
-    ::sigaction(SIGTERM, nullptr, &after);
-    EXPECT_NE(after.sa_handler, before.sa_handler);
-  }
-  ::sigaction(SIGTERM, nullptr, &after);
-  EXPECT_EQ(after.sa_handler, before.sa_handler);
+TEST(Signals, ThoseOfAProcessorsLimitAreRepeatedByTheKernel) {
+  Stubborn program;
+  program.signal(SIGXCPU);
+  ASSERT_EQ(program.heard(), 75);
+  sleep_ms(3100);
+  program.signal(SIGXCPU);
+  sleep_ms(100);
+  EXPECT_TRUE(program.is_running());
+}
+
+TEST(Signals, TheCodeOfAProgramThatIsDoneStays) {
+  const pid_t child = fork_child([] {
+    { const Signals signals; }
+    for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGHUP, SIGXCPU, SIGPIPE})
+      ::raise(signal);
+    return 7;
+  });
+  EXPECT_EQ(wait_for(child), 7);
 }
 
 }  // namespace

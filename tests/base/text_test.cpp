@@ -54,5 +54,11 @@ TEST(Text, HexHasSixteenDigits) {
   EXPECT_EQ(hex(UINT64_MAX), "ffffffffffffffff");
 }
 
+TEST(Text, CountsInTheRightNumber) {
+  EXPECT_EQ(counted(0, "time"), "0 times");
+  EXPECT_EQ(counted(1, "time"), "1 time");
+  EXPECT_EQ(counted(2, "class", "classes"), "2 classes");
+}
+
 }  // namespace
 }  // namespace diffuse
