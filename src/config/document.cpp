@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <sstream>
+#include <unordered_map>
 #include <utility>
 
 namespace diffuse {
@@ -120,6 +121,7 @@ class TreeBuilder : public YAML::EventHandler {
     Node node;
     bool has_key = false;
     Node key;
+    std::unordered_map<std::string, size_t> lines;  // of the keys so far
   };
 
   Place place(const YAML::Mark& mark, size_t width) const {
@@ -189,7 +191,7 @@ class TreeBuilder : public YAML::EventHandler {
     }
   }
 
-  bool accept_key(const Frame& frame) {
+  bool accept_key(Frame& frame) {
     const Node& key = frame.key;
     if (key.kind == Node::Kind::invalid) return false;
     if (key.kind != Node::Kind::scalar) {
@@ -200,15 +202,13 @@ class TreeBuilder : public YAML::EventHandler {
       report_.error(key.place, "merge keys (<<) are not supported", "write the values out");
       return false;
     }
-    for (const Node& other : frame.node.keys) {
-      if (other.text != key.text) continue;
+    const auto [first, is_new] = frame.lines.emplace(key.text, key.place.line);
+    if (!is_new)
       report_.error(key.place,
                     "'" + excerpt(key.text) + "' is here a second time; the first is on line " +
-                        std::to_string(other.place.line + 1),
+                        std::to_string(first->second + 1),
                     "keep one of them");
-      return false;
-    }
-    return true;
+    return is_new;
   }
 
   void open(Node node, const std::string& tag, YAML::anchor_t anchor) {
@@ -254,9 +254,7 @@ Place place_of_offset(std::string_view text, size_t source, size_t offset) {
 bool check_bytes(Report& report, size_t source) {
   const std::string& text = report.text(source);
   if (text.size() > kMaxConfigBytes) {
-    report.error(
-        {source},
-        "larger than 1 MiB (" + std::to_string(text.size()) + " bytes); this is no config");
+    report.error({source}, too_large_text(text.size()));
     return false;
   }
   std::string why;
@@ -267,6 +265,10 @@ bool check_bytes(Report& report, size_t source) {
 }
 
 }  // namespace
+
+std::string too_large_text(size_t bytes) {
+  return "larger than 1 MiB (" + std::to_string(bytes) + " bytes); this is no config";
+}
 
 size_t find_unprintable(std::string_view text, std::string& why) {
   char buffer[64];
@@ -350,7 +352,8 @@ std::string Report::lay_out(const Entry& entry, const char* kind) const {
   const Place& place = entry.place;
   std::string out = where(place);
   if (place.line == Place::none)
-    return out + ": " + kind + ": " + entry.message + (entry.hint.empty() ? "" : "; " + entry.hint);
+    return out + (sources_[place.source].is_override ? ":1: " : ":1:1: ") + kind + ": " +
+           entry.message + (entry.hint.empty() ? "" : "; " + entry.hint);
 
   std::string_view source = line(place);
   const size_t column = std::min(place.column, source.size());

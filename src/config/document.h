@@ -19,7 +19,7 @@ constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 struct Place {
   static constexpr size_t none = static_cast<size_t>(-1);
   size_t source = 0;
-  size_t line = none;  // none: the source as a whole
+  size_t line = none;  // none: the source as a whole, 1:1 in messages
   size_t column = 0;
   size_t width = 1;
 };
@@ -70,6 +70,9 @@ class Report {
 /// Parses one source of the report (its text, or for an override what follows `skip` bytes of it).
 /// Errors go to the report; false when the tree is of no use.
 bool parse_document(Report& report, size_t source, size_t skip, Node& root);
+
+/// What is said of a config of more than kMaxConfigBytes.
+std::string too_large_text(size_t bytes);
 
 /// Offset of the first byte that is not valid UTF-8 or starts a character that YAML does not allow;
 /// npos when there is none. `why` is then the reason.

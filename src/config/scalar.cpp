@@ -66,9 +66,16 @@ Parsed parse_double(std::string_view text, double& out) {
   }
   if (!is_float_form(text)) return Parsed::not_a_number;
   if (text[0] == '+') text.remove_prefix(1);  // from_chars takes no plus
-  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), out);
-  if (error == std::errc::result_out_of_range) return Parsed::out_of_range;
-  return stop == text.data() + text.size() ? Parsed::ok : Parsed::not_a_number;
+  const char* const end = text.data() + text.size();
+  std::from_chars_result read = std::from_chars(text.data(), end, out);
+  if (read.ec == std::errc::result_out_of_range) {
+    // Too small is zero, or as near as it can be; beyond 1e-4950 it is an error still.
+    long double wide = 0;
+    read = std::from_chars(text.data(), end, wide);
+    out = static_cast<double>(wide);
+    if (read.ec != std::errc() || std::isinf(out)) return Parsed::out_of_range;
+  }
+  return read.ptr == end ? Parsed::ok : Parsed::not_a_number;
 }
 
 Parsed parse_int(std::string_view text, int64_t& out) {

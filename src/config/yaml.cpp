@@ -102,7 +102,9 @@ class Loader {
     const size_t before = report_.errors();
     Node value;
     if (parse_document(report_, source, equals + 1, value)) {
-      base_ = fs::current_path();
+      std::error_code removed;
+      base_ = fs::current_path(removed);
+      if (removed) base_ = ".";  // only a relative path needs it, and says so
       Fields fields;
       config_.fields(fields);
       apply_path(path, 0, source, fields, "", value);
@@ -465,8 +467,8 @@ class Loader {
     const char* home = std::getenv("HOME");
     if (home != nullptr && node.text.starts_with("~/")) path = fs::path(home) / node.text.substr(2);
     if (path.is_absolute()) return path.string();
-    const fs::path whole = fs::absolute(base_) / path;
-    std::error_code ignored;
+    std::error_code ignored;  // a working folder that is gone: what opens the file says so
+    const fs::path whole = fs::absolute(base_, ignored) / path;
     // People often mean the folder that they are in; a file that says so from elsewhere must not
     // change.
     if (!report_.is_override(node.place.source) && !fs::exists(whole, ignored) &&
@@ -629,6 +631,12 @@ LoadedConfig load_config_text(std::string_view text,
 }
 
 std::string read_config(const fs::path& file) {
+  std::error_code ignored;
+  if (const auto bytes = fs::file_size(file, ignored); !ignored && bytes > kMaxConfigBytes) {
+    Report report;
+    report.error({report.add_source(file.string(), "", false)}, too_large_text(bytes));
+    throw ConfigError(report.error_text());
+  }
   return read_file(file, Exit::config, kMaxConfigBytes);
 }
 

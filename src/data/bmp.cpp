@@ -59,6 +59,10 @@ ImageHeader read_bmp_header(std::span<const uint8_t> file) {
   constexpr uint32_t kBitFields = 3;
   header.channels = f.bits == 32 && f.compression == kBitFields ? 4 : 3;
   header.bits = f.bits < 8 ? f.bits : 8;
+  // stb_image's pixels and ours. Sides that are lies are refused for themselves.
+  constexpr int64_t kAnySide = 1 << 20;
+  if (header.width < kAnySide && header.height < kAnySide)
+    header.decode_bytes = (f.bits == 32 ? 8 : 6) * header.width * header.height;
   return header;
 }
 

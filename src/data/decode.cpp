@@ -46,6 +46,27 @@ constexpr Signature kUnsupported[] = {
     {0, "\0\0\1\0"sv, "icon"},
 };
 
+constexpr Signature kContainers[] = {
+    {0, "PK\3\4"sv, "a zip archive"},
+    {0, "PK\5\6"sv, "a zip archive"},
+    {257, "ustar"sv, "a tar archive"},
+    {0, "\x1F\x8B"sv, "a gzip file"},
+    {0, "BZh"sv, "a bzip2 file"},
+    {0,
+     "\xFD"
+     "7zXZ\0"sv,
+     "an xz file"},
+    {0, "\x28\xB5\x2F\xFD"sv, "a zstd file"},
+    {0, "7z\xBC\xAF\x27\x1C"sv, "a 7z archive"},
+    {0, "Rar!\x1A\7"sv, "a rar archive"},
+    {0, "\x93NUMPY"sv, "a NumPy array"},
+    {0, "\x89HDF\r\n\x1A\n"sv, "an HDF5 file"},
+    {0, "\x80\2"sv, "a pickle"},
+    {0, "\x80\3"sv, "a pickle"},
+    {0, "\x80\4"sv, "a pickle"},
+    {0, "\x80\5"sv, "a pickle"},
+};
+
 bool has_at(std::span<const uint8_t> file, size_t at, std::string_view bytes) {
   return file.size() >= at + bytes.size() &&
          std::equal(bytes.begin(),
@@ -86,6 +107,24 @@ Image remove_alpha(const Image& image, AlphaPolicy policy) {
   return out;
 }
 
+/// stb_image takes a colour beyond the end of the palette from uninitialised memory. It therefore
+/// sees the numbers of the colours, as a grey picture, and they are looked up here.
+Image decode_palette(std::span<const uint8_t> file, const PngInfo& info) {
+  const Image numbers = decode_with_stb(as_grey_png(file), info.header);
+  DIFFUSE_CHECK(numbers.channels == 1);
+  Image out{numbers.height, numbers.width, info.transparent ? 4 : 3, {}};
+  const auto channels = static_cast<size_t>(out.channels);
+  out.data.resize(numbers.data.size() * channels);
+  const size_t scale = 255u / ((1u << info.header.bits) - 1u);  // of grey of fewer than 8 bits
+  uint8_t* to = out.data.data();
+  for (const uint8_t number : numbers.data) {
+    if (number / scale >= info.palette.size())
+      throw ImageError("damaged PNG: a pixel's colour is not in its palette");
+    to = std::copy_n(info.palette[number / scale].data(), channels, to);
+  }
+  return out;
+}
+
 /// ITU-R BT.601 luma in 16-bit fixed point, as Pillow's convert('L').
 Image to_grey(const Image& rgb) {
   Image out{rgb.height, rgb.width, 1, {}};
@@ -118,12 +157,20 @@ std::string picture_type(std::span<const uint8_t> file) {
   return {};
 }
 
+std::string container_type(std::span<const uint8_t> file) {
+  for (const Signature& s : kContainers)
+    if (has_at(file, s.at, s.bytes)) return std::string(s.name);
+  return {};
+}
+
 ImageHeader read_image_header(std::span<const uint8_t> file) {
   if (is_png(file)) return read_png_header(file);
   if (is_jpeg(file)) return read_jpeg_info(file).header;
   if (looks_like_bmp(file)) return read_bmp_header(file);
   if (file.empty()) throw ImageError("the file is empty");
   const std::string type = picture_type(file);
+  if (const std::string container = container_type(file); type.empty() && !container.empty())
+    throw ImageError(container + ", which is never unpacked; put its pictures here as PNG or JPEG");
   if (type.empty()) throw ImageError("not a picture: its content is not PNG, JPEG or BMP");
   throw ImageError(type + " is not supported; convert it to PNG or JPEG");
 }
@@ -137,6 +184,13 @@ void check_image_header(const ImageHeader& header, const DecodeOptions& options)
   if (header.width > options.max_pixels / header.height)
     throw ImageError("too large: " + size + " pixels, data.max_pixels is " +
                      std::to_string(options.max_pixels));
+  constexpr int64_t kBytesPerPixel = 7;
+  if (header.decode_bytes / kBytesPerPixel > options.max_pixels)
+    throw ImageError("too large: " + size + " pixels of this kind take " +
+                     std::to_string(header.decode_bytes >> 20) +
+                     " MiB to decode, data.max_pixels " + std::to_string(options.max_pixels) +
+                     " allows " + std::to_string(kBytesPerPixel * options.max_pixels >> 20) +
+                     " MiB");
 }
 
 Image decode_image(std::span<const uint8_t> file, const DecodeOptions& options) {
@@ -153,8 +207,10 @@ Image decode_image(std::span<const uint8_t> file, const DecodeOptions& options) 
     orientation = info.orientation;
     image = decode_jpeg(file, info);
   } else if (header.format == "png") {
-    orientation = check_png(file);
-    image = decode_with_stb(file, header);
+    const PngInfo info = check_png(file);
+    check_image_header(info.header, options);
+    orientation = info.orientation;
+    image = info.palette.empty() ? decode_with_stb(file, header) : decode_palette(file, info);
   } else {
     check_bmp(file);
     image = decode_with_stb(file, header);

@@ -43,6 +43,7 @@ struct ImageHeader {
   int64_t width = 0;
   int64_t channels = 0;
   int64_t bits = 8;
+  int64_t decode_bytes = 0;  // memory that decoding takes, the file itself apart
 };
 
 /// Size and type from the first bytes, by content. Throws ImageError for what is no supported
@@ -53,7 +54,13 @@ ImageHeader read_image_header(std::span<const uint8_t> file);
 /// known.
 std::string picture_type(std::span<const uint8_t> file);
 
-/// Throws ImageError when the size is empty or beyond the limits.
+/// "a zip archive", "a pickle", ...: what may hold pictures or arrays and is never unpacked or
+/// read; by content, of which 262 bytes are enough. Empty when it is none known.
+std::string container_type(std::span<const uint8_t> file);
+
+/// Throws ImageError when the size is empty or beyond the limits. Decoding may take 7 bytes for
+/// each of max_pixels: room for RGB of 8 bits and for most JPEGs, while one of 16 bits with alpha,
+/// an interlaced one, or a progressive JPEG without subsampling has to be smaller.
 void check_image_header(const ImageHeader& header, const DecodeOptions& options);
 
 /// Decodes PNG, BMP (stb_image) or JPEG (libjpeg-turbo), limits checked from the header before

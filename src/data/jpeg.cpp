@@ -22,6 +22,39 @@ bool is_harmless(std::string_view warning) {
   return false;
 }
 
+constexpr uint8_t kStartOfScan = 0xDA;
+
+/// A file of kilobytes can have hundreds of scans, each a pass over the whole picture. Published
+/// encoders write at most 18 for four components; this allows 16 of the largest picture and 500
+/// (TJFLAG_LIMITSCANS) of one of 2 megapixels.
+void check_scans(std::span<const uint8_t> file, const ImageHeader& header) {
+  constexpr int64_t kMaxPixelPasses = int64_t{1} << 30;
+  int64_t scans = 0;
+  for (auto at = file.begin(); (at = std::find(at, file.end(), 0xFF)) != file.end();)
+    if (++at != file.end() && *at == kStartOfScan) ++scans;
+  if (scans > kMaxPixelPasses / (header.width * header.height))
+    throw ImageError("too large: " + std::to_string(scans) + " scans over " +
+                     std::to_string(header.width) + "x" + std::to_string(header.height) +
+                     " pixels; save it with fewer");
+}
+
+/// The decoded samples and, where the picture comes in several scans, the coefficients of all.
+int64_t decode_bytes(const ImageHeader& header,
+                     std::span<const uint8_t> frame,
+                     bool several_scans) {
+  const int64_t pixels = header.width * header.height;
+  int64_t bytes = pixels * header.channels;
+  if (!several_scans) return bytes;
+  // A component has 1 / (h v) of the pixels of the one that is sampled most.
+  int64_t most_h = 1, most_v = 1, blocks = 0;
+  for (size_t at = 6; at + 3 <= frame.size(); at += 3) {
+    most_h = std::max<int64_t>(most_h, frame[at + 1] >> 4);
+    most_v = std::max<int64_t>(most_v, frame[at + 1] & 15);
+    blocks += int64_t{frame[at + 1] >> 4} * (frame[at + 1] & 15);
+  }
+  return bytes + 2 * pixels * blocks / (most_h * most_v);
+}
+
 /// TurboJPEG keeps the first warning only; a file cut off behind a harmless one lacks its end
 /// marker.
 bool has_end_marker(std::span<const uint8_t> file) {
@@ -54,7 +87,8 @@ Image from_inverted_cmyk(const Image& cmyk) {
 JpegInfo read_jpeg_info(std::span<const uint8_t> file) {
   JpegInfo info;
   info.header.format = "jpeg";
-  bool exif_seen = false, frame_seen = false;
+  bool exif_seen = false, frame_seen = false, progressive = false;
+  std::span<const uint8_t> frame_segment;
   size_t at = 2;  // behind SOI
   const auto need = [&](size_t n) {
     if (file.size() < n || at > file.size() - n) throw ImageError(kJpegHeaderCut);
@@ -68,9 +102,12 @@ JpegInfo read_jpeg_info(std::span<const uint8_t> file) {
     const uint8_t marker = file[at + 1];
     at += 2;
     if (marker == 0x01 || (marker >= 0xD0 && marker <= 0xD8)) continue;  // no content
-    if (marker == 0xD9 || marker == 0xDA) {                              // EOI, SOS
+    if (marker == 0xD9 || marker == kStartOfScan) {                      // EOI, SOS
       if (!frame_seen) throw ImageError("damaged JPEG: no frame header before its first scan");
       if (marker == 0xD9) throw ImageError("damaged JPEG: it has no scan");
+      need(3);  // its length and the number of components in it
+      info.header.decode_bytes = decode_bytes(
+          info.header, frame_segment, progressive || file[at + 2] < info.header.channels);
       return info;
     }
     need(2);
@@ -84,6 +121,8 @@ JpegInfo read_jpeg_info(std::span<const uint8_t> file) {
     if (frame && !frame_seen) {
       if (segment.size() < 6) throw ImageError("damaged JPEG: its frame header is too short");
       frame_seen = true;
+      frame_segment = segment;
+      progressive = (marker & 3) == 2;
       info.header.bits = segment[0];
       info.header.height = segment[1] << 8 | segment[2];
       info.header.width = segment[3] << 8 | segment[4];
@@ -105,6 +144,7 @@ Image decode_jpeg(std::span<const uint8_t> file, const JpegInfo& info) {
   if (info.header.bits != 8)
     throw ImageError("JPEG with " + std::to_string(info.header.bits) +
                      " bits a sample is not supported");
+  check_scans(file, info.header);
   const std::unique_ptr<void, int (*)(tjhandle)> turbo(tjInitDecompress(), tjDestroy);
   if (!turbo) throw ImageError("cannot start the JPEG decoder: out of memory");
   Image image{info.header.height, info.header.width, components, {}};

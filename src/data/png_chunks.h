@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "data/image.h"
 
@@ -34,8 +36,18 @@ class PngChunks {
 /// From the IHDR chunk, which must come first; nothing behind it is read. Throws ImageError.
 ImageHeader read_png_header(std::span<const uint8_t> file);
 
-/// Checks every chunk. Returns the EXIF orientation (1 without one). Throws ImageError, for
-/// animations too.
-int check_png(std::span<const uint8_t> file);
+struct PngInfo {
+  ImageHeader header;                           // decode_bytes with what the other chunks add
+  int orientation = 1;                          // EXIF
+  std::vector<std::array<uint8_t, 4>> palette;  // RGBA; empty: the pixels are no numbers of colours
+  bool transparent = false;                     // a tRNS chunk
+};
+
+/// Checks every chunk. Throws ImageError, for animations too.
+PngInfo check_png(std::span<const uint8_t> file);
+
+/// A checked PNG with a palette as a grey one of the colours' numbers, scaled as grey is: 0 and
+/// 255, multiples of 85 or 17, or as they are. Its checksums are not set.
+std::vector<uint8_t> as_grey_png(std::span<const uint8_t> file);
 
 }  // namespace diffuse

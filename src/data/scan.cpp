@@ -269,8 +269,15 @@ void check_root(const std::string& path) {
     throw Error(Exit::data,
                 "cannot read data.path " + path + ": " + std::strerror(why) +
                     (why == ENOENT ? "; name a folder of pictures (--set data.path=DIR)" : ""));
-  if (!S_ISDIR(info.st_mode))
-    throw Error(Exit::data, "data.path " + path + " is not a folder; name a folder of pictures");
+  if (S_ISDIR(info.st_mode)) return;
+  const std::string container =
+      S_ISREG(info.st_mode) ? container_type(read_start(path, 512, Exit::data)) : "";
+  throw Error(Exit::data,
+              "data.path " + path +
+                  (container.empty() ? " is not a folder; name a folder of pictures"
+                                     : " is " + container +
+                                           ", which is never unpacked; unpack it and name the "
+                                           "folder of its pictures"));
 }
 
 /// Fixed, as the keys are part of the reproducibility promise.

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/text.h"
 
 namespace diffuse {
 
@@ -22,6 +23,10 @@ std::vector<std::vector<double>> read_number_file(const std::string& file, size_
     const auto refuse = [&](const std::string& reason) {
       throw Error(Exit::config, file + ":" + std::to_string(number) + ": " + reason);
     };
+    if (line.find('\0') != std::string::npos)
+      refuse(
+          "not text, but a file of another kind (pickle, .npy?), which is not read; write the "
+          "numbers as text, e.g. with numpy.savetxt");
     line = line.substr(0, line.find('#'));
     std::vector<double> row;
     for (size_t at = line.find_first_not_of(kSeparators); at != std::string::npos;) {
@@ -29,7 +34,8 @@ std::vector<std::vector<double>> read_number_file(const std::string& file, size_
       double value = 0;
       const auto [stop, error] = std::from_chars(line.data() + at, line.data() + end, value);
       if (error != std::errc() || stop != line.data() + end || !std::isfinite(value))
-        refuse("not a number: '" + line.substr(at, end - at) + "'");
+        refuse("not a number: '" +
+               printable(line.substr(at, std::min<size_t>(end - at, 40)), true) + "'");
       row.push_back(value);
       at = line.find_first_not_of(kSeparators, end);
     }

@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <functional>
@@ -80,7 +81,10 @@ Objective::Rows Objective::rows_of_steps(const std::vector<int64_t>& steps) cons
 }
 
 Objective::Rows Objective::rows_of_points(const std::vector<NoisePoint>& points) const {
-  return rows_at(points, std::vector<double>(points.size(), 1), terms_.bound > 0);
+  // Between steps there is no bound.
+  const bool steps =
+      std::all_of(points.begin(), points.end(), [](const NoisePoint& p) { return p.t >= 0; });
+  return rows_at(points, std::vector<double>(points.size(), 1), steps && terms_.bound > 0);
 }
 
 Objective::Rows Objective::rows_in(const at::Tensor& numbers) {
@@ -127,6 +131,7 @@ at::Tensor Objective::numbers_at(const std::vector<NoisePoint>& points,
   add([&](size_t i) { return shares[i]; });
   add([&](size_t i) { return points[i].level.logsnr; });
   if (with_bound) {
+    for (const NoisePoint& point : points) DIFFUSE_CHECK(point.t >= 0);
     const Chain& chain = process_.chain();
     const auto model = [&](size_t i) { return options_.variance(chain, points[i].t); };
     const auto mean_x0 = [&](size_t i) {

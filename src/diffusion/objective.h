@@ -52,7 +52,7 @@ class Objective {
   /// Rows for steps of the chain, each with share 1. Where time is continuous the chain is not what
   /// is trained: the weights are 0.
   Rows rows_of_steps(const std::vector<int64_t>& steps) const;
-  /// Rows for levels that are trained, each with share 1.
+  /// Rows for levels, each with share 1; with those of the bound where all are steps.
   Rows rows_of_points(const std::vector<NoisePoint>& points) const;
 
   /// What the network is fed: c_in z.

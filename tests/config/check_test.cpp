@@ -31,7 +31,7 @@ TEST(Check, SizesThatTheNetworkCannotHalve) {
   expect_has(refused("data.size=[32, 2]"), "nearest: width 4");
   // The place is that of what was written; a default has none.
   expect_has(refused("model.channel_mult=[1,1,1,1,1,1,1]"),
-             "c.yaml: error: 'data.size' (default): pictures of 32 x 32");
+             "c.yaml:1:1: error: 'data.size' (default): pictures of 32 x 32");
 }
 
 TEST(Check, ModelsThatCannotBeBuilt) {
@@ -107,7 +107,7 @@ TEST(Check, Warnings) {
   };
   EXPECT_EQ(warnings({}), "");
   expect_has(warnings({"train.steps=100"}),
-             "c.yaml: warning: 'optim.warmup_steps' (default): the warm-up of 500 steps");
+             "c.yaml:1:1: warning: 'optim.warmup_steps' (default): the warm-up of 500 steps");
   expect_has(warnings({"train.steps=1000", "optim.ema_power=0"}),
              "still holds 90 % of the random initial weights");
   EXPECT_EQ(warnings({"train.steps=1000", "optim.ema_power=0.75"}), "");

@@ -61,6 +61,18 @@ TEST(Scalar, RefusesWhatIsNoNumber) {
   EXPECT_EQ(parse_int("1e19", i), Parsed::out_of_range);
   EXPECT_EQ(parse_int("0xFFFFFFFFFFFFFFFFF", i), Parsed::out_of_range);
   EXPECT_EQ(parse_double("1e999", d), Parsed::out_of_range);
+  EXPECT_EQ(parse_double("-1e9999", d), Parsed::out_of_range);
+}
+
+TEST(Scalar, WhatIsTooSmallIsZeroOrNearIt) {
+  double d = 1;
+  EXPECT_EQ(parse_double("1e-999", d), Parsed::ok);
+  EXPECT_EQ(d, 0);
+  EXPECT_EQ(parse_double("3e-310", d), Parsed::ok);
+  EXPECT_EQ(d, 3e-310);
+  int64_t i = 1;
+  EXPECT_EQ(parse_int("1e-999", i), Parsed::ok);
+  EXPECT_EQ(i, 0);
 }
 
 TEST(Scalar, Bools) {

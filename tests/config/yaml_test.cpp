@@ -5,8 +5,11 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <regex>
+#include <sstream>
 
 #include "config/load.h"
+#include "support/cost.h"
 #include "support/temp_folder.h"
 
 namespace diffuse {
@@ -243,7 +246,7 @@ TEST(Yaml, Axes) {
 
 TEST(Yaml, RequiredKeys) {
   EXPECT_EQ(errors("version: 1\n"),
-            "c.yaml: error: 'data.path' must be set: folder with the pictures, searched "
+            "c.yaml:1:1: error: 'data.path' must be set: folder with the pictures, searched "
             "recursively; e.g. --set "
             "data.path=pictures\n1 error. Nothing was started.");
   EXPECT_EQ(errors(""), errors("version: 1\n"));
@@ -352,6 +355,110 @@ TEST(Yaml, Limits) {
   EXPECT_NE(errors(comment + kMinimal).find("larger than 1 MiB"), std::string::npos);
   EXPECT_EQ(errors(comment.substr(0, (size_t{1} << 20) - kMinimal.size() - 1) + "\n" + kMinimal),
             "");
+}
+
+/// Whether every error of a report begins with file, line and column.
+bool has_places(const std::string& report) {
+  static const std::regex kPlaced("(c\\.yaml:[0-9]+|--set\\[[0-9]+\\]):[0-9]+: error: ");
+  size_t errors = 0;
+  std::istringstream in(report);
+  for (std::string line; std::getline(in, line);) {
+    if (line.starts_with(' ') || line.find(": error: ") == std::string::npos) continue;
+    ++errors;
+    if (!std::regex_search(line, kPlaced, std::regex_constants::match_continuous)) return false;
+  }
+  return errors > 0;
+}
+
+// Up to 1 MiB of what a parser may choke on: in 2 s and 512 MiB, and with the place.
+TEST(Yaml, BombsAreCheapErrorsWithAPlace) {
+  const std::string end_of_all = "zzzzzz: 1\n";
+  const size_t kLargest = (size_t{1} << 20) - end_of_all.size();
+  const auto repeated =
+      [&](const std::string& start, const std::string& part, const std::string& end) {
+        std::string out = start;
+        while (out.size() + part.size() + end.size() <= kLargest) out += part;
+        return out + end;
+      };
+  std::string laughs = "a0: &a0 [x, x]\n";
+  for (int i = 1; i < 30; ++i) {
+    const std::string k = std::to_string(i), before = "*a" + std::to_string(i - 1);
+    laughs += "a" + k + ": &a" + k + " [" + before + ", " + before + "]\n";
+  }
+  std::string numbered, deep;
+  for (int i = 0; i < 9'990; ++i) numbered += "k" + std::to_string(i) + ":\n";
+  for (size_t i = 0; i < 1400; ++i) deep += std::string(i, ' ') + "a:\n";
+  const std::vector<std::string> bombs{laughs,
+                                       "a: &x [*x]\n",
+                                       "a: &x {b: *x}\n",
+                                       "&x *x : 1\n",
+                                       numbered,
+                                       deep,
+                                       repeated("", "[", ""),
+                                       repeated("", "{", ""),
+                                       repeated("", "[{", ""),
+                                       repeated("", "- ", ""),
+                                       repeated("", "? ", ""),
+                                       repeated("", ": ", ""),
+                                       repeated("", "a: ", ""),
+                                       repeated("a: [", "1,", "]"),
+                                       repeated("", "a: 1\n", ""),
+                                       repeated("", "&a ", "x"),
+                                       repeated("", "!!a ", "x"),
+                                       repeated("", "*a ", ""),
+                                       repeated("", "---\n", ""),
+                                       repeated("", "...\n", ""),
+                                       repeated("", "%TAG ! !\n", "---\na: 1\n"),
+                                       repeated("", "%YAML 1.2\n", ""),
+                                       repeated("a: \"", "\\\n", "\"\n"),
+                                       repeated("a: \"", "\\u0041", "\"\n"),
+                                       repeated("a: \"", "x", ""),
+                                       repeated("a: '", "''", ""),
+                                       repeated("a: |\n", " x\n", ""),
+                                       repeated("a: >\n", " \n", ""),
+                                       repeated("a: |9\n", "\n", ""),
+                                       repeated("a: ", "x\n ", ""),
+                                       repeated("", "x\n", ""),
+                                       repeated("a:", " ", "1"),
+                                       repeated("a:", "\n", "1"),
+                                       repeated("", "\t", ""),
+                                       repeated("", "x", ": 1\n"),
+                                       repeated("? ", "x", "\n: 1\n"),
+                                       repeated("{", "a: 1, ", "}"),
+                                       repeated("[", "? a, ", "]"),
+                                       repeated("", "'a' ", ""),
+                                       repeated("", "#\n", "x: 1\n"),
+                                       repeated("", "\xC2\x85", ""),
+                                       repeated("", "\xF0\x9F\x98\x80", ": 1\n"),
+                                       std::string(kLargest, '\0'),
+                                       std::string(kLargest, '\xFF'),
+                                       std::string((1 << 20) + 1, ' ')};
+  for (size_t i = 0; i < bombs.size(); ++i) {
+    if (kCanLimitCost) {
+      const Cost cost =
+          limited(2, 512, [&] { return has_places(errors(bombs[i] + end_of_all)) ? 0 : 1; });
+      EXPECT_EQ(cost.result, 0) << i << ": " << bombs[i].substr(0, 40) << "...: " << cost.text();
+    } else {
+      EXPECT_TRUE(has_places(errors(bombs[i] + end_of_all))) << i;
+    }
+  }
+  EXPECT_TRUE(has_places(errors(kMinimal, {"optim.lr=" + std::string(2 << 20, 'x')})));
+}
+
+TEST(Yaml, AFileThatIsTooLargeIsNotRead) {
+  const TempFolder folder;
+  const auto file = folder / "large.yaml";
+  std::ofstream(file) << kMinimal;
+  std::filesystem::resize_file(file, uint64_t{1} << 40);
+  try {
+    load_config(file, {});
+    FAIL();
+  } catch (const ConfigError& e) {
+    EXPECT_EQ(e.what(),
+              file.string() +
+                  ":1:1: error: larger than 1 MiB (1099511627776 bytes); this is no config\n1 "
+                  "error. Nothing was started.");
+  }
 }
 
 TEST(Yaml, AllErrorsAtOnce) {

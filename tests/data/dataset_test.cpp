@@ -3,8 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <map>
+#include <set>
 #include <stdexcept>
 #include <thread>
 
@@ -187,6 +190,14 @@ TEST_F(DatasetTest, FailStopsAtTheFirstBadPicture) {
   EXPECT_NE(why.find("c1/103.png: truncated PNG"), std::string::npos) << why;
 }
 
+TEST_F(DatasetTest, FailIsAboutPicturesOnly) {
+  add_pictures(5, false);
+  folder_.write("LICENSE.txt", "of the pictures");
+  options_.on_bad_image = BadImage::fail;
+  const Dataset data(options_);
+  EXPECT_EQ(data.usable(), 5);
+}
+
 TEST_F(DatasetTest, AFileThatVanishesIsBad) {
   add_pictures(3, false);
   options_.cache = CachePolicy::none;
@@ -218,6 +229,27 @@ TEST_F(DatasetTest, ProgressEndsWithTheTotalAndMayStop) {
   EXPECT_EQ(total, 5);
 }
 
+// Every fixture in one folder: what Pillow's pixels are known of is used, the others are named with
+// their reasons, nothing is lost or stops the rest.
+TEST_F(DatasetTest, EachOddFileIsUsedOrNamedWithItsReason) {
+  std::set<std::string> good;
+  for (const nlohmann::json& test : manifest()["decode"]) good.insert(test["file"]);
+  for (const std::string& name : good) folder_.add_fixture(name, name);
+  for (const nlohmann::json& test : manifest()["bad"])
+    folder_.add_fixture(test["file"], test["file"]);
+  ASSERT_GE(good.size() + manifest()["bad"].size(), 75u);
+  options_.max_bad_fraction = 1;
+  options_.cache = CachePolicy::ram;
+  const Dataset data(options_);
+  EXPECT_EQ(data.usable(), static_cast<int64_t>(good.size()));
+  std::map<std::string, std::string> reasons;
+  for (const SkippedFile& skipped : data.bad()) reasons[skipped.path] = skipped.reason;
+  EXPECT_EQ(reasons.size(), manifest()["bad"].size());
+  for (const nlohmann::json& test : manifest()["bad"])
+    EXPECT_NE(reasons[test["file"]].find(test["reason"]), std::string::npos)
+        << test["file"] << ": " << reasons[test["file"]];
+}
+
 TEST(ParallelFor, RethrowsTheLowestFailure) {
   for (const int64_t workers : {0, 1, 3, 16})
     for (int repeat = 0; repeat < 20; ++repeat) {
@@ -234,6 +266,32 @@ TEST(ParallelFor, RethrowsTheLowestFailure) {
       EXPECT_EQ(what, "37");
       for (int i = 0; i <= 37; ++i) EXPECT_EQ(calls[static_cast<size_t>(i)], 1);
     }
+}
+
+TEST(ParallelFor, ProgressIsToldBeforeTheEnd) {
+  for (const int64_t workers : {0, 2}) {
+    std::atomic<bool> told = false;
+    std::vector<int64_t> done;
+    parallel_for(
+        3,
+        workers,
+        [&](int64_t i) {
+          // In threads the first piece lasts until there was a word; alone, longer than a tenth of
+          // a second, after which there is one.
+          if (i > 0) return;
+          if (workers == 0) std::this_thread::sleep_for(std::chrono::milliseconds(120));
+          while (workers > 0 && !told) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        },
+        [&](int64_t now, int64_t count) {
+          EXPECT_EQ(count, 3);
+          done.push_back(now);
+          told = true;
+        });
+    ASSERT_GE(done.size(), 2u) << workers;
+    EXPECT_LT(done.front(), 3) << workers;
+    EXPECT_TRUE(std::is_sorted(done.begin(), done.end()));
+    EXPECT_EQ(done.back(), 3);
+  }
 }
 
 TEST(ParallelFor, ThrowingProgressStops) {

@@ -7,6 +7,10 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
 
 #include "base/error.h"
 #include "data/dataset.h"
@@ -157,6 +161,102 @@ TEST(Scan, NamesEverySkippedFile) {
   }
 }
 
+/// A zip archive of one stored file.
+std::string zip_of(const std::string& name, const std::string& content) {
+  const auto number = [](size_t value, int bytes) {
+    std::string out;
+    for (int i = 0; i < bytes; ++i) out += static_cast<char>(value >> (8 * i));
+    return out;
+  };
+  // Version, flags, method, time, date, checksum; sizes; lengths of the name and of more.
+  const std::string fields = number(20, 2) + std::string(12, '\0') + number(content.size(), 4) +
+                             number(content.size(), 4) + number(name.size(), 2) + number(0, 2);
+  const std::string local = "PK\3\4" + fields + name + content;
+  const std::string central = "PK\1\2" + number(20, 2) + fields + std::string(14, '\0') + name;
+  return local + central + "PK\5\6" + number(0, 4) + number(1, 2) + number(1, 2) +
+         number(central.size(), 4) + number(local.size(), 4) + number(0, 2);
+}
+
+/// A tar archive of one file.
+std::string tar_of(const std::string& name, const std::string& content) {
+  std::string header(512, '\0');
+  header.replace(0, name.size(), name);
+  header.replace(100, 7, "0000644");
+  std::string size = "00000000000";
+  for (size_t at = 11, rest = content.size(); at-- > 0; rest /= 8)
+    size[at] = static_cast<char>('0' + rest % 8);
+  header.replace(124, 11, size);
+  header[156] = '0';
+  header.replace(257,
+                 8,
+                 std::string("ustar\0"
+                             "00",
+                             8));
+  return header + content + std::string(1536 - content.size() % 512, '\0');
+}
+
+TEST(Scan, ArchivesAndPicklesAreNamedAndNeverUnpacked) {
+  const PictureFolder outer;
+  fs::create_directory(outer / "data");
+  const fs::path folder = outer / "data";
+  const auto bytes = read_all(kFixtures / "rgb.png");
+  const std::string picture(bytes.begin(), bytes.end());
+  outer.write("data/good.png", picture);
+  const std::vector<std::string> names{
+      "../evil.png", (outer / "evil.png").string(), std::string("evil.png\0.txt", 13), "evil.png"};
+  std::map<std::string, std::string> reasons;
+  for (size_t i = 0; i < names.size(); ++i) {
+    outer.write("data/" + std::to_string(i) + ".zip", zip_of(names[i], picture));
+    outer.write("data/" + std::to_string(i) + ".tar", tar_of(names[i], picture));
+    reasons[std::to_string(i) + ".zip"] = "a zip archive, which is never unpacked";
+    reasons[std::to_string(i) + ".tar"] = "a tar archive, which is never unpacked";
+  }
+  for (const auto& [name, content, type] :
+       std::vector<std::tuple<std::string, std::string, std::string>>{
+           {"empty.zip", "PK\5\6" + std::string(18, '\0'), "a zip archive"},
+           {"named.png", zip_of("a.png", picture), "a zip archive"},
+           {"a.tgz", std::string("\x1F\x8B\x08\0\0", 5), "a gzip file"},
+           {"a.tar.bz2", "BZh91AY", "a bzip2 file"},
+           {"a.tar.xz",
+            std::string("\xFD"
+                        "7zXZ\0\0",
+                        7),
+            "an xz file"},
+           {"a.zst", "\x28\xB5\x2F\xFD....", "a zstd file"},
+           {"a.7z", "7z\xBC\xAF\x27\x1C..", "a 7z archive"},
+           {"a.rar", "Rar!\x1A\7..", "a rar archive"},
+           {"a.npy", "\x93NUMPY..", "a NumPy array"},
+           {"a.h5", "\x89HDF\r\n\x1A\n..", "an HDF5 file"},
+           {"a.pkl",
+            "\x80\4\x95"
+            "cos\nsystem\n",
+            "a pickle"},
+           {"data_batch_1", "\x80\2}q\1(U", "a pickle"}}) {
+    outer.write("data/" + name, content);
+    reasons[name] = type;
+  }
+  std::set<std::string> before, after;
+  for (const auto& entry : fs::recursive_directory_iterator(outer.path()))
+    before.insert(entry.path().string());
+  DataOptions options;
+  options.path = folder;
+  const DataScan scan = scan_folder(options, true);
+  for (const auto& entry : fs::recursive_directory_iterator(outer.path()))
+    after.insert(entry.path().string());
+  EXPECT_EQ(before, after);
+  EXPECT_EQ(paths(scan), std::vector<std::string>{"good.png"});
+  auto skipped = by_path(scan.skipped);
+  EXPECT_EQ(skipped.size(), reasons.size());
+  for (const auto& [name, reason] : reasons) {
+    EXPECT_TRUE(contains(skipped[name].reason, reason)) << name << ": " << skipped[name].reason;
+    EXPECT_EQ(skipped[name].picture, name == "named.png") << name;
+  }
+  // As the data themselves.
+  options.path = folder / "0.tar";
+  const std::string why = data_error([&] { scan_folder(options, true); });
+  EXPECT_TRUE(contains(why, "is a tar archive, which is never unpacked; unpack it")) << why;
+}
+
 TEST(Scan, WithoutHeadersGoesByNames) {
   const PictureFolder folder;
   folder.write("a.JPEG", "text");
@@ -165,6 +265,28 @@ TEST(Scan, WithoutHeadersGoesByNames) {
   const DataScan scan = scan_folder(options_for(folder), false);
   EXPECT_EQ(paths(scan), std::vector<std::string>{"a.JPEG"});
   EXPECT_EQ(scan.skipped.size(), 2u);
+}
+
+TEST(Scan, PicturesThatAreTooLargeAreNamed) {
+  const PictureFolder folder;
+  folder.add_fixture("rgb.png", "a/small.png");
+  const auto picture = read_all(kFixtures / "rgb.png");
+  std::vector<uint8_t> large = picture;
+  large.resize(large.size() + 5000);
+  folder.write("a/large.png", large);
+  folder.write("a/large.txt", std::string(9000, 'x'));
+  DataOptions options = options_for(folder);
+  options.max_file_bytes = static_cast<int64_t>(picture.size());
+  const DataScan scan = scan_folder(options, true);
+  EXPECT_EQ(paths(scan), std::vector<std::string>{"a/small.png"});
+  const auto skipped = by_path(scan.skipped);
+  EXPECT_TRUE(contains(skipped.at("a/large.png").reason,
+                       "too large: " + std::to_string(large.size()) +
+                           " bytes, data.max_file_bytes is " + std::to_string(picture.size())));
+  EXPECT_TRUE(skipped.at("a/large.png").picture);
+  // Of what is no picture the size does not matter.
+  EXPECT_TRUE(contains(skipped.at("a/large.txt").reason, "not a picture"));
+  EXPECT_FALSE(skipped.at("a/large.txt").picture);
 }
 
 TEST(Scan, FollowsLinkedFoldersOnce) {

@@ -8,6 +8,9 @@
 #include <filesystem>
 #include <fstream>
 #include <numbers>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "diffusion/options.h"
 
@@ -157,6 +160,19 @@ TEST(Schedule, Table) {
   } catch (const Error& e) {
     EXPECT_NE(std::string(e.what()).find(":2: not a number: 'half'"), std::string::npos)
         << e.what();
+  }
+  // Not a text at all: told so, and none of its bytes reach a terminal as they are.
+  for (const auto& [text, part] : std::vector<std::pair<std::string, std::string>>{
+           {std::string("\x93NUMPY\1\0v\0", 10), ":1: not text, but a file of another kind"},
+           {"1\x1B[2J" + std::string(5000, 'x') + "\n", ":1: not a number: '1\\x1b[2Jxxx"}}) {
+    write(text);
+    try {
+      schedule(1);
+      ADD_FAILURE() << text.substr(0, 20);
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
+      EXPECT_LT(std::string(e.what()).size(), 300u);
+    }
   }
   std::filesystem::remove(path);
 }
