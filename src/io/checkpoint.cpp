@@ -18,6 +18,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 
@@ -112,24 +113,26 @@ bool is_plain_name(const std::string& name) {
 
 Manifest read_manifest(const fs::path& checkpoint) {
   const fs::path path = checkpoint / kManifest;
-  std::error_code ignored;
-  if (!fs::exists(path, ignored)) damaged(path, "is missing");
+  std::error_code error;
+  if (!fs::exists(path, error) && !error) damaged(path, "is missing");
   const std::string text = read_file(path, Exit::checkpoint, kMaxManifest);
   Manifest m;
   try {
-    const auto in = ordered_json::parse(text);
+    const auto in = parse_json<ordered_json>(text);
     if (const auto& format = in.at("format"); format.is_number_integer() && format > kFormat)
       throw Error(Exit::checkpoint,
                   path.string() + " has format " + format.dump() +
                       ", written by a newer version; " + "this program reads format " +
                       std::to_string(kFormat));
-    m.step = in.at("step").get<int64_t>();
+    m.step = integer(in.at("step"));
     m.hash = in.at("xxh3_128").get<std::string>();
     for (const auto& e : in.at("files"))
       m.files.push_back({e.at("name").get<std::string>(),
-                         e.at("size").get<uint64_t>(),
+                         static_cast<uint64_t>(integer(e.at("size"))),
                          e.at("xxh3_128").get<std::string>()});
-  } catch (const nlohmann::json::exception&) {
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception&) {
     damaged(path, "is not a manifest");
   }
   std::string again;
@@ -141,12 +144,20 @@ Manifest read_manifest(const fs::path& checkpoint) {
   if (again != text || manifest_hash(m) != m.hash) damaged(path, "does not match its own hash");
   for (const ManifestEntry& e : m.files)
     if (!is_plain_name(e.name)) damaged(path, "names a file outside the checkpoint");
+  // Steps are compared by their folders' names.
+  if (const auto step = step_of(checkpoint.filename().string()); step && *step != m.step)
+    damaged(checkpoint,
+            "holds step " + std::to_string(m.step) + ": rename it to " + checkpoint_name(m.step));
   return m;
 }
 
 void verify_file(const fs::path& path, const ManifestEntry& wanted) {
   const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (file.fd < 0) damaged(path, std::string("cannot be read: ") + std::strerror(errno));
+  if (file.fd < 0) {
+    const std::string why = std::string("cannot be read: ") + std::strerror(errno);
+    if (errno == ENOENT || errno == ELOOP || errno == EIO) damaged(path, why);
+    throw Error(Exit::checkpoint, path.string() + " " + why);
+  }
   struct stat info {};
   if (::fstat(file.fd, &info) != 0 || !S_ISREG(info.st_mode))
     damaged(path, "is not a regular file");
@@ -261,11 +272,7 @@ fs::path write_checkpoint(const fs::path& folder,
   bool placed = false;
   try {
     const Content content = content_of(step, files);
-    std::error_code error;
-    fs::create_directories(folder, error);
-    if (error)
-      throw Error(Exit::write, "cannot create " + folder.string() + ": " + error.message());
-
+    create_folders(folder, Exit::write);
     const bool exists = fs::symlink_status(final_path, ignored).type() != fs::file_type::not_found;
     const bool old_is_good = exists && is_good(final_path);
     if (old_is_good && checkpoint_hash(final_path) == content.manifest.hash) {
@@ -349,19 +356,56 @@ std::optional<fs::path> newest_checkpoint(const fs::path& folder) {
                   std::to_string(all.size()) + "): restore one from a copy, or start a new run");
 }
 
-fs::path find_checkpoint(const fs::path& path) {
+namespace {
+
+/// A checkpoint, or the folder of a run's checkpoints.
+struct Place {
+  fs::path path;
+  bool is_checkpoint = false;
+};
+
+/// Throws Error{checkpoint} when `path` is no folder.
+Place place_of(const fs::path& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status))
     throw Error(Exit::checkpoint,
-                path.string() + " does not exist; give a checkpoint or a run folder");
+                (status.type() == fs::file_type::not_found
+                     ? path.string() + " does not exist"
+                     : "cannot read " + path.string() + ": " + error.message()) +
+                    "; give a checkpoint or a run folder");
   if (!fs::is_directory(status)) {
-    if (fs::is_regular_file(status))
-      SafetensorsFile check(path);  // says what is wrong with a pickle
+    if (fs::is_regular_file(status)) {
+      const std::vector<uint8_t> start = read_start(path, 16, Exit::checkpoint);
+      refuse_pickle(path, std::as_bytes(std::span(start)));
+    }
     throw Error(Exit::checkpoint,
                 path.string() + " is a file; give the checkpoint's folder or a run folder");
   }
-  if (fs::exists(path / kManifest, error) || step_of(path.filename().string())) {
+  if (fs::exists(path / kManifest, error) || step_of(path.filename().string())) return {path, true};
+  const bool is_run = fs::is_directory(path / "checkpoints", error);
+  return {is_run ? path / "checkpoints" : path, false};
+}
+
+[[noreturn]] void none_in(const fs::path& folder) {
+  throw Error(Exit::checkpoint,
+              "no checkpoint in " + folder.string() +
+                  "; give a checkpoint, a run folder, or its `checkpoints` folder");
+}
+
+}  // namespace
+
+std::vector<fs::path> checkpoints_at(const fs::path& path) {
+  const Place place = place_of(path);
+  if (place.is_checkpoint) return {path};
+  std::vector<fs::path> all = list_checkpoints(place.path);
+  if (all.empty()) none_in(place.path);
+  return all;
+}
+
+fs::path find_checkpoint(const fs::path& path) {
+  const Place place = place_of(path);
+  if (place.is_checkpoint) {
     try {
       verify_checkpoint(path);
     } catch (const Error& e) {
@@ -370,12 +414,8 @@ fs::path find_checkpoint(const fs::path& path) {
     }
     return path;
   }
-  const bool is_run = fs::is_directory(path / "checkpoints", error);
-  const fs::path folder = is_run ? path / "checkpoints" : path;
-  if (const auto newest = newest_checkpoint(folder)) return *newest;
-  throw Error(Exit::checkpoint,
-              "no checkpoint in " + folder.string() +
-                  "; give a checkpoint, a run folder, or its `checkpoints` folder");
+  if (const auto newest = newest_checkpoint(place.path)) return *newest;
+  none_in(place.path);
 }
 
 void set_aside_newer(const fs::path& folder, int64_t step) {
@@ -383,14 +423,15 @@ void set_aside_newer(const fs::path& folder, int64_t step) {
     const std::string name = path.filename().string();
     if (*step_of(name) <= step) continue;
     fs::path aside = folder / ("aside-" + name);
-    for (int i = 2; fs::exists(aside); ++i)
-      aside = folder / ("aside-" + name + "-" + std::to_string(i));
     std::error_code error;
+    for (int i = 2; fs::exists(aside, error); ++i)
+      aside = folder / ("aside-" + name + "-" + std::to_string(i));
     fs::rename(path, aside, error);
     if (error)
       throw Error(Exit::run_folder, "cannot rename " + path.string() + ": " + error.message());
     log::warn(path.string() + " is later than step " + std::to_string(step) +
-              ", from which the run goes on: renamed to " + aside.filename().string());
+              ", from which the run goes on: renamed to " + aside.filename().string() +
+              ", which may be removed");
   }
 }
 

@@ -48,9 +48,11 @@ std::string checkpoint_hash(const std::filesystem::path& checkpoint);
 /// Empty when there is no such folder.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& folder);
 
-/// PATH may be a checkpoint, a `checkpoints` folder, or a run folder: the newest verified
-/// checkpoint in it. Damaged ones are passed over with a warning. Throws Error{checkpoint} when
-/// there is none.
+/// What PATH names, not verified: a checkpoint is itself; of a `checkpoints` folder or a run folder
+/// all in it, oldest first. Throws Error{checkpoint} when there is none.
+std::vector<std::filesystem::path> checkpoints_at(const std::filesystem::path& path);
+/// Likewise, the newest verified checkpoint. Damaged ones are passed over with a warning. Throws
+/// Error{checkpoint} when there is none.
 std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 /// The newest verified checkpoint under a `checkpoints` folder, likewise. None when there are none
 /// at all; throws Error{checkpoint} when all are damaged, so that no run starts over without being
@@ -59,7 +61,7 @@ std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::pa
 
 /// Renames checkpoints of a later step than `step` to aside-step-N, with a warning: a run that goes
 /// on from `step` writes those steps again, and neither a damaged nor an abandoned one may count as
-/// newest. Throws Error{run_folder}.
+/// newest. Nothing is removed. Throws Error{run_folder}.
 void set_aside_newer(const std::filesystem::path& folder, int64_t step);
 
 /// Removes all but the newest `keep_last` (at least one) and those at multiples of

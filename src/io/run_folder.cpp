@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "io/checkpoint.h"
@@ -38,10 +39,21 @@ std::string dump(const ordered_json& value, int indent = -1) {
   return value.dump(indent, ' ', false, ordered_json::error_handler_t::replace);
 }
 
-void create_folders(const fs::path& path) {
-  std::error_code error;
-  fs::create_directories(path, error);
-  if (error) fail("cannot create " + path.string() + ": " + error.message());
+void make_folders(const fs::path& path) {
+  try {
+    create_folders(path, Exit::run_folder);
+  } catch (const Error& e) {
+    fail(e.what());
+  }
+}
+
+/// Else a power loss may take a new folder, with all that is synced in it.
+void sync_folder(const fs::path& path) {
+  try {
+    fsync_folder(path);
+  } catch (const Error& e) {
+    fail(e.what());
+  }
 }
 
 /// Whether there is anything but the lock file of a run that wrote nothing else.
@@ -128,14 +140,15 @@ ordered_json environment(const std::vector<std::pair<std::string, std::string>>&
 RunFolder::RunFolder(fs::path path, std::unique_ptr<FileLock> lock)
     : path_(std::move(path)), lock_(std::move(lock)) {
   for (const fs::path& folder : {checkpoints(), samples(), plots(), tensorboard()})
-    create_folders(folder);
+    make_folders(folder);
   remove_leftovers(checkpoints());
-  remove_temporaries(path_);
+  for (const fs::path& folder : {path_, samples(), plots(), validation()})
+    remove_temporaries(folder);
 }
 
 RunFolder RunFolder::create(const fs::path& root, const std::string& name) {
   DIFFUSE_CHECK(is_folder_name(name));  // the config refuses others
-  create_folders(root);
+  make_folders(root);
   uint64_t number = 0;
   std::error_code error;
   for (fs::directory_iterator it(root, error); !error && it != fs::directory_iterator();
@@ -145,7 +158,10 @@ RunFolder RunFolder::create(const fs::path& root, const std::string& name) {
   while (true) {
     const fs::path path = root / (name + "-" + zero_padded(static_cast<int64_t>(++number), 3));
     // mkdir is atomic: of several starts one gets the number, the others go on to the next.
-    if (::mkdir(path.c_str(), 0777) == 0) return RunFolder(path, lock_folder(path));
+    if (::mkdir(path.c_str(), 0777) == 0) {
+      sync_folder(root);
+      return RunFolder(path, lock_folder(path));
+    }
     if (errno != EEXIST) fail("cannot create " + path.string() + ": " + std::strerror(errno));
   }
 }
@@ -160,8 +176,9 @@ bool is_foreign(const fs::path& path) {
   for (fs::directory_iterator it(path, error); !error && it != fs::directory_iterator();
        it.increment(error)) {
     const std::string name = it->path().filename().string();
-    const bool ours = name == "checkpoints" || name == "samples" || name == "plots" ||
-                      name == "tensorboard" || name == "config.yaml" ||
+    // The lock, too: another start may just have made it.
+    const bool ours = name == kLock || name == "checkpoints" || name == "samples" ||
+                      name == "plots" || name == "tensorboard" || name == "config.yaml" ||
                       name == "diffuse.schema.json";
     if (!ours) return true;
   }
@@ -171,7 +188,7 @@ bool is_foreign(const fs::path& path) {
 }  // namespace
 
 RunFolder RunFolder::open(const fs::path& path, bool resume) {
-  create_folders(path);
+  make_folders(path);
   std::error_code ignored;
   const auto refuse_content = [&] {
     if (!resume && has_content(path))
@@ -233,8 +250,7 @@ void RunFolder::write_status(const RunStatus& status) {
   try {
     write_file_atomic(path_ / "status.json", dump(out, 1) + "\n");
   } catch (const Error& e) {
-    if (!warned_) log::warn(std::string(e.what()) + "; the run goes on");
-    warned_ = true;
+    warning_.warn(std::string(e.what()) + "; the run goes on");
   }
   written_ = status;
   written_at_ = now;
@@ -257,8 +273,8 @@ void RunFolder::check_still_there() const {
   if (!lock_->is_at(path_ / kLock))
     throw Error(Exit::run_folder,
                 path_.string() +
-                    " was moved or removed while it was in use; put it back and run the same "
-                    "command again");
+                    " was moved or removed while it was in use; put it back and start again with "
+                    "--run-dir");
 }
 
 void RunFolder::write_data_report(
@@ -277,26 +293,26 @@ std::optional<RunStatus> read_status(const fs::path& folder) {
   const fs::path path = folder / "status.json";
   std::error_code ignored;
   if (!fs::is_regular_file(path, ignored)) return std::nullopt;
-  const auto in =
-      ordered_json::parse(read_file(path, Exit::run_folder, kMaxStatus), nullptr, false);
+  const auto in = parse_json<ordered_json>(read_file(path, Exit::run_folder, kMaxStatus));
   if (!in.is_object()) return std::nullopt;
   RunStatus out;
   const auto text = [&](const char* key) {
     const auto at = in.find(key);
     return at != in.end() && at->is_string() ? at->get<std::string>() : std::string();
   };
-  const auto number = [&](const char* key) -> std::optional<double> {
+  const auto count = [&](const char* key) -> std::optional<int64_t> {
     const auto at = in.find(key);
-    if (at == in.end() || !at->is_number()) return std::nullopt;
-    return at->get<double>();
+    if (at == in.end() || !at->is_number_integer()) return std::nullopt;
+    return at->get<int64_t>();
   };
   out.state = text("state");
   if (out.state == "running" && !is_locked(folder / kLock)) out.state = "killed";
-  out.step = static_cast<int64_t>(number("step").value_or(0));
-  out.of = static_cast<int64_t>(number("of").value_or(0));
-  out.eta_seconds = number("eta");
+  out.step = count("step").value_or(0);
+  out.of = count("of").value_or(0);
+  if (const auto eta = in.find("eta"); eta != in.end() && eta->is_number())
+    out.eta_seconds = eta->get<double>();
   out.last_checkpoint = text("last_checkpoint");
-  if (const auto code = number("exit")) out.exit = static_cast<int>(*code);
+  if (const auto code = count("exit")) out.exit = static_cast<int>(*code);
   return out;
 }
 

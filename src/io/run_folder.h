@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/files.h"
+#include "base/log.h"
 
 // Everything that a training run leaves behind lies in one folder:
 //   config.yaml config.resolved.yaml overrides.txt command.txt env.json status.json
@@ -74,7 +75,7 @@ class RunFolder {
   void check_still_there() const;
 
   /// Replaces status.json; at most once a second unless the state, the last checkpoint or the exit
-  /// code changed. A failure (disk full) warns once: it must not stop a run.
+  /// code changed. A failure (disk full) warns, now and then: it must not stop a run.
   void write_status(const RunStatus& status);
 
   /// Replaces data_report.jsonl: path and reason of each skipped file. A failure warns.
@@ -87,7 +88,7 @@ class RunFolder {
   std::unique_ptr<FileLock> lock_;
   std::optional<RunStatus> written_;
   std::chrono::steady_clock::time_point written_at_;
-  bool warned_ = false;
+  log::RareWarning warning_;
 };
 
 /// What status.json of a run folder says; none when it is missing or damaged. A killed process

@@ -19,6 +19,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/text.h"
 
 namespace diffuse {
 namespace {
@@ -57,6 +58,15 @@ std::optional<uint64_t> tensor_bytes(uint64_t bits, const std::vector<int64_t>& 
   if (__builtin_mul_overflow(total, bits, &total)) return std::nullopt;
   if (total % 8 != 0) return std::nullopt;
   return total / 8;
+}
+
+/// A file's own words in a message: on one line, and not many.
+std::string shorten(const std::string& name) {
+  constexpr size_t kLongest = 80;
+  if (name.size() <= kLongest) return printable(name, true);
+  size_t end = kLongest;
+  while (end > 0 && (static_cast<unsigned char>(name[end]) & 0xC0) == 0x80) --end;
+  return printable(name.substr(0, end), true) + "...";
 }
 
 struct Entry {
@@ -183,9 +193,6 @@ class HeaderReader final : public json::json_sax_t {
  private:
   enum class Place { outside, top, metadata, tensor, shape, offsets };
 
-  static std::string shorten(const std::string& name) {
-    return name.size() <= 80 ? name : name.substr(0, 80) + "...";
-  }
   bool fail(const std::string& what) {
     error = what;
     if (place_ == Place::tensor || place_ == Place::shape || place_ == Place::offsets)
@@ -222,6 +229,8 @@ bool looks_like_pickle(const std::filesystem::path& path, std::span<const std::b
 }  // namespace
 
 int64_t TensorView::values() const {
+  // Sizes beside a zero may be as large as they like.
+  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return 0;
   int64_t count = 1;
   for (const int64_t n : shape) count *= n;
   return count;
@@ -375,9 +384,9 @@ struct SafetensorsFile::Impl {
     uint64_t position = 0;
     for (Entry& e : entries) {
       const uint64_t begin = e.offsets[0], end = e.offsets[1];
-      const std::string where = "tensor \"" + e.name.substr(0, 80) + "\": ";
+      const std::string where = "tensor \"" + shorten(e.name) + "\": ";
       const auto bits = dtype_bits(e.dtype);
-      if (!bits) damaged(path, where + "unknown dtype \"" + e.dtype.substr(0, 80) + "\"");
+      if (!bits) damaged(path, where + "unknown dtype \"" + shorten(e.dtype) + "\"");
       if (begin > end) damaged(path, where + "its data ends before it begins");
       if (end > data.size())
         damaged(path,

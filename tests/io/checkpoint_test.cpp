@@ -4,12 +4,15 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <set>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -115,6 +118,43 @@ TEST(Checkpoint, ManifestHasSizesAndHashes) {
   EXPECT_EQ(checkpoint_hash(path), manifest.at("xxh3_128"));
 }
 
+TEST(Checkpoint, NamesInAManifestStayInItsFolder) {
+  const TempFolder folder;
+  spill(folder / "secret", "secret");
+  const fs::path path = save(folder.path(), 7);
+  const auto good = nlohmann::ordered_json::parse(slurp(path / "MANIFEST.json"));
+  for (const std::string& name : {std::string(),
+                                  std::string("."),
+                                  std::string(".."),
+                                  std::string("../secret"),
+                                  std::string("/etc/passwd"),
+                                  std::string("a\0b", 3)}) {
+    auto manifest = good;
+    manifest["files"][0] = {{"name", name}, {"size", 6}, {"xxh3_128", hex_of("secret")}};
+    manifest.erase("xxh3_128");
+    manifest["xxh3_128"] = hex_of(manifest.dump(1) + "\n");
+    spill(path / "MANIFEST.json", manifest.dump(1) + "\n");
+    const std::string said = message_of([&] { verify_checkpoint(path); }, Exit::checkpoint);
+    EXPECT_TRUE(contains(said, "names a file outside the checkpoint")) << name << said;
+  }
+}
+
+TEST(Checkpoint, WhatIsNoFileInItIsDamage) {
+  const TempFolder folder;
+  const fs::path path = save(folder.path(), 7);
+  fs::remove(path / "state.json");
+  ASSERT_EQ(::mkfifo((path / "state.json").c_str(), 0600), 0);
+  EXPECT_TRUE(contains(message_of([&] { verify_checkpoint(path); }, Exit::checkpoint),
+                       "is not a regular file"));
+}
+
+TEST(Checkpoint, AFolderThatIsAFileIsNamed) {
+  const TempFolder folder;
+  spill(folder / "checkpoints", "");
+  EXPECT_TRUE(contains(message_of([&] { save(folder / "checkpoints", 7); }, Exit::write),
+                       (folder / "checkpoints").string()));
+}
+
 TEST(Checkpoint, HashNamesTheContent) {
   const TempFolder a, b;
   EXPECT_EQ(checkpoint_hash(save(a.path(), 7)), checkpoint_hash(save(b.path(), 7)));
@@ -164,17 +204,86 @@ TEST(Checkpoint, FindsEveryTruncationAndExtraByteAndMissingFile) {
   EXPECT_NO_THROW(verify_checkpoint(path));
 }
 
-TEST(Checkpoint, ManifestMayNotLeadOutOfItsFolder) {
+TEST(Checkpoint, FindsTenThousandFlipsInLargeTensors) {
+  const TempFolder folder(memory_folder());
+  const fs::path path = save(folder.path(), 1, 65536);
+  const fs::path file = path / "model.safetensors";
+  std::string bytes = slurp(file);
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 10000; ++i) {
+    const size_t at = random() % bytes.size();
+    const char was = bytes[at];
+    // Of one bit, or of several of a byte.
+    bytes[at] = static_cast<char>(was ^ (i % 2 == 0 ? 1 << random() % 8 : 1 + random() % 255));
+    spill(file, bytes);
+    bytes[at] = was;
+    EXPECT_THROW(verify_checkpoint(path), Error) << "byte " << at;
+  }
+  spill(file, bytes);
+  EXPECT_NO_THROW(verify_checkpoint(path));
+}
+
+/// Cuts `file` to each of the lengths, which descend, and expects that it is noticed.
+void expect_truncations_found(const fs::path& checkpoint,
+                              const std::string& name,
+                              const std::vector<size_t>& lengths) {
+  for (const size_t length : lengths) {
+    fs::resize_file(checkpoint / name, length);
+    try {
+      verify_checkpoint(checkpoint);
+      FAIL() << name << " of " << length << " bytes was not noticed";
+    } catch (const Error& e) {
+      ASSERT_TRUE(contains(e.what(), (checkpoint / name).string())) << e.what();
+    }
+  }
+}
+
+TEST(Checkpoint, FindsEveryTruncationOf64KiB) {
+  const TempFolder folder(memory_folder());
+  const fs::path path = save(folder.path(), 1, 16000);
+  size_t lengths = 0;
+  for (const std::string& name : names_in(path)) {
+    const std::string whole = slurp(path / name);
+    std::vector<size_t> all;
+    for (size_t length = whole.size(); length-- > 0;) all.push_back(length);
+    expect_truncations_found(path, name, all);
+    spill(path / name, whole);
+    lengths += all.size();
+  }
+  EXPECT_GE(lengths, size_t{64'000});
+  EXPECT_LE(lengths, size_t{65'536});
+  EXPECT_NO_THROW(verify_checkpoint(path));
+}
+
+TEST(Checkpoint, FindsAThousandTruncationsOfALargeOne) {
+  const TempFolder folder(memory_folder());
+  const fs::path path = save(folder.path(), 1, 4 << 20);
+  std::vector<size_t> lengths;
+  std::mt19937_64 random(2);
+  const size_t size = fs::file_size(path / "model.safetensors");
+  for (int i = 0; i < 1000; ++i) lengths.push_back(random() % size);
+  std::sort(lengths.rbegin(), lengths.rend());
+  expect_truncations_found(path, "model.safetensors", lengths);
+}
+
+TEST(Checkpoint, AManifestOfOddValuesIsNone) {
   const TempFolder folder;
-  spill(folder / "secret", "secret");
   const fs::path path = save(folder.path(), 1);
-  auto manifest = nlohmann::ordered_json::parse(slurp(path / "MANIFEST.json"));
-  manifest.erase("xxh3_128");
-  manifest["files"][0] = {{"name", "../secret"}, {"size", 6}, {"xxh3_128", hex_of("secret")}};
-  manifest["xxh3_128"] = hex_of(manifest.dump(1) + "\n");
-  spill(path / "MANIFEST.json", manifest.dump(1) + "\n");
-  const std::string said = message_of([&] { verify_checkpoint(path); }, Exit::checkpoint);
-  EXPECT_TRUE(contains(said, "outside")) << said;
+  const std::string good = slurp(path / "MANIFEST.json");
+  const std::string deep = std::string(100'000, '[') + std::string(100'000, ']');
+  for (const std::string step : {"1e300", "1.5", "99999999999999999999", "\"1\"", "null"}) {
+    std::string text = good;
+    text.replace(text.find("\"step\": 1"), 9, "\"step\": " + step);
+    spill(path / "MANIFEST.json", text);
+    EXPECT_TRUE(contains(message_of([&] { verify_checkpoint(path); }, Exit::checkpoint),
+                         "is not a manifest"))
+        << step;
+  }
+  for (const std::string& text : {deep, "{\"format\": " + deep + "}", std::string("7")}) {
+    spill(path / "MANIFEST.json", text);
+    EXPECT_TRUE(contains(message_of([&] { verify_checkpoint(path); }, Exit::checkpoint),
+                         "is not a manifest"));
+  }
 }
 
 TEST(Checkpoint, SaysWhenItIsOfANewerVersion) {
@@ -197,6 +306,8 @@ TEST(Checkpoint, ListsByStepAndOnlyFinishedOnes) {
   fs::create_directory(folder / "step-30");
   fs::create_directory(folder / "step-0000000030");
   fs::create_directory(folder / "step-00000003x");
+  fs::create_directory(folder / "step--00000030");
+  fs::create_directory(folder / "step-99999999999999999999");
   spill(folder / "step-000000040", "a file");
   const auto all = list_checkpoints(folder.path());
   ASSERT_EQ(all.size(), 3u);
@@ -218,6 +329,17 @@ TEST(Checkpoint, IsFoundFromTheRunItsFolderItselfAndLatest) {
   // A copy under another name is one too.
   fs::copy(newest, run / "best", fs::copy_options::recursive);
   EXPECT_EQ(find_checkpoint(run / "best"), run / "best");
+}
+
+TEST(Checkpoint, UnderTheNameOfAnotherStepIsNotTaken) {
+  const TempFolder folder;
+  const fs::path good = save(folder.path(), 10), renamed = folder / "step-000000030";
+  fs::rename(save(folder.path(), 20), renamed);
+  const std::string why = message_of([&] { verify_checkpoint(renamed); }, Exit::checkpoint);
+  EXPECT_TRUE(contains(why, "holds step 20: rename it to step-000000020")) << why;
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(newest_checkpoint(folder.path()), good);
+  EXPECT_TRUE(contains(testing::internal::GetCapturedStderr(), "step-000000020"));
 }
 
 TEST(Checkpoint, DamagedOnesArePassedOverWithAWarning) {
@@ -264,6 +386,10 @@ TEST(Checkpoint, SaysWhatIsThereInstead) {
   EXPECT_TRUE(
       contains(message_of([&] { find_checkpoint(path / "model.safetensors"); }, Exit::checkpoint),
                "is a file"));
+  spill(folder / "config.yaml", "data: {path: /p}\n");
+  EXPECT_TRUE(
+      contains(message_of([&] { find_checkpoint(folder / "config.yaml"); }, Exit::checkpoint),
+               "config.yaml is a file; give the checkpoint's folder or a run folder"));
 }
 
 TEST(Checkpoint, PruningKeepsTheNewestAndTheMultiples) {
@@ -283,6 +409,29 @@ TEST(Checkpoint, PruningKeepsTheNewestAndTheMultiples) {
 ino_t inode(const fs::path& path) {
   struct stat info {};
   return ::stat(path.c_str(), &info) == 0 ? info.st_ino : 0;
+}
+
+TEST(Checkpoint, WhatIsSetAsideStays) {
+  const TempFolder folder;
+  const auto save_all = [&](const std::vector<int64_t>& steps) {
+    for (const int64_t step : steps)
+      write_checkpoint(folder.path(), step, {{"state.json", {}, "{}\n"}}, true);
+  };
+  save_all({1, 2, 3});
+  testing::internal::CaptureStderr();
+  set_aside_newer(folder.path(), 1);
+  save_all({3, 4});
+  set_aside_newer(folder.path(), 2);
+  set_aside_newer(folder.path(), 2);  // nothing is newer
+  const std::string said = testing::internal::GetCapturedStderr();
+  std::vector<std::string> wanted{"aside-step-000000002",
+                                  "aside-step-000000003",
+                                  "aside-step-000000003-2",
+                                  "aside-step-000000004",
+                                  "latest",
+                                  "step-000000001"};
+  EXPECT_EQ(names_in(folder.path()), wanted);
+  EXPECT_TRUE(contains(said, "renamed to aside-step-000000003-2, which may be removed")) << said;
 }
 
 TEST(Checkpoint, SameStepAgain) {
@@ -308,12 +457,67 @@ TEST(Checkpoint, SameStepAgain) {
   EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"latest", "step-000000010"}));
 }
 
+// In place of libc's for what this executable loads: what other file systems answer.
+int exchange_error = 0;
+int exchanges = 0;
+
+}  // namespace
+}  // namespace diffuse
+
+extern "C" int renameat2(int from_fd, const char* from, int to_fd, const char* to, unsigned flags) {
+  ++diffuse::exchanges;
+  if (diffuse::exchange_error == 0)
+    return static_cast<int>(::syscall(SYS_renameat2, from_fd, from, to_fd, to, flags));
+  errno = diffuse::exchange_error;
+  return -1;
+}
+
+namespace diffuse {
+namespace {
+
+TEST(Checkpoint, WhereNothingCanBeExchanged) {
+  for (const int error : {EINVAL, ENOSYS, EIO}) {  // NFS, an old kernel, a bad disk
+    const TempFolder folder;
+    const fs::path path = save(folder.path(), 10);
+    exchange_error = error;
+    exchanges = 0;
+    testing::internal::CaptureStderr();
+    // A good one is never absent, not for a moment: it stays.
+    const auto other = [&] { write_checkpoint(folder.path(), 10, Content(11).files, true); };
+    if (error == EIO)
+      EXPECT_TRUE(contains(message_of(other, Exit::write), "cannot rename to " + path.string()));
+    else
+      other();
+    const std::string said = testing::internal::GetCapturedStderr();
+    EXPECT_EQ(contains(said, "differs and cannot be exchanged here: it is kept"), error != EIO)
+        << said;
+    EXPECT_EQ(slurp(path / "state.json"), "{\"step\": 10}\n");
+    EXPECT_NO_THROW(verify_checkpoint(path));
+    // A damaged one is of no use any more.
+    spill(path / "state.json", "garbage");
+    if (error == EIO) {
+      EXPECT_TRUE(contains(message_of(other, Exit::write), "cannot rename to"));
+      EXPECT_EQ(slurp(path / "state.json"), "garbage");
+    } else {
+      other();
+      EXPECT_NO_THROW(verify_checkpoint(path));
+      EXPECT_EQ(slurp(path / "state.json"), "{\"step\": 11}\n");
+    }
+    exchange_error = 0;
+    EXPECT_EQ(exchanges, 2);
+    EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"latest", "step-000000010"}));
+  }
+}
+
 TEST(Checkpoint, WhatCannotBeWrittenLeavesTheOldOne) {
   const TempFolder folder;
   save(folder.path(), 10, 1000);
   spill(folder / "file", "");
   EXPECT_TRUE(contains(message_of([&] { save(folder / "file" / "x", 1); }, Exit::write),
                        "was not written"));
+  // Where nobody may make a folder, root neither.
+  EXPECT_TRUE(contains(message_of([&] { save("/proc/self", 1); }, Exit::write),
+                       "cannot create /proc/self/.tmp-step-000000001"));
 
   // RLIMIT_FSIZE is the full disk of those without root: write() fails part of the way.
   const pid_t child = fork_child([&] {

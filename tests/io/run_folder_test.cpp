@@ -2,6 +2,7 @@
 #include "io/run_folder.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -45,6 +46,8 @@ TEST(RunFolder, IsNumbered) {
   // Numbers are not used twice, and look-alikes do not count.
   fs::create_directory(root / "digits-041");
   fs::create_directory(root / "digits-900x");
+  fs::create_directory(root / "digits2900");
+  fs::create_directory(root / "digits-9999999999");
   fs::create_directory(root / "digits-cosine-950");
   const RunFolder run = RunFolder::create(root, "digits");
   EXPECT_EQ(run.path(), root / "digits-042");
@@ -92,6 +95,17 @@ TEST(RunFolder, AnExactOneMustBeEmptyUnlessResumed) {
   EXPECT_TRUE(contains(message_of([&] { RunFolder::open(temporary.path(), false); }), "not empty"));
   EXPECT_FALSE(fs::exists(temporary / "run.lock"));
 
+  // What is in a run folder, and nothing else, is one.
+  EXPECT_TRUE(contains(message_of([&] { RunFolder::open(temporary.path(), true); }),
+                       "holds other files and is no run folder"));
+  for (const char* name : {"checkpoints", "samples", "plots", "tensorboard"}) {
+    fs::create_directory(temporary / "d");
+    fs::create_directory(temporary / "d" / name);
+  }
+  spill(temporary / "d" / "diffuse.schema.json", "{}");
+  spill(temporary / "d" / "config.yaml", "version: 1\n");
+  EXPECT_NO_THROW(RunFolder::open(temporary / "d", true));
+
   // A start that was killed before it wrote anything does not count.
   fs::create_directory(temporary / "c");
   spill(temporary / "c" / "run.lock", "pid 1");
@@ -109,6 +123,49 @@ TEST(RunFolder, HasOneOwner) {
     }
   }
   EXPECT_NO_THROW(RunFolder::open(path, true));
+}
+
+TEST(RunFolder, RacingPairsHaveOneWinnerWhoIsNamed) {
+  const TempFolder temporary;
+  char host[256] = {};
+  ASSERT_EQ(::gethostname(host, sizeof(host) - 1), 0);
+  // One folder: what a killed winner left there must not be taken for the name of the next.
+  const fs::path path = temporary / "r";
+  for (int round = 0; round < 100; ++round) {
+    int gate[2], result[2];
+    ASSERT_EQ(::pipe(gate), 0);
+    ASSERT_EQ(::pipe(result), 0);
+    const auto racer = [&] {
+      ::close(gate[1]);
+      char end;
+      if (::read(gate[0], &end, 1) != 0) return 1;
+      std::string said;
+      try {
+        const RunFolder run = RunFolder::open(path, true);
+        ::pause();  // holds it until it is killed
+      } catch (const Error& e) {
+        said = e.what();
+        if (::write(result[1], said.data(), said.size()) < 0) return 2;
+        return static_cast<int>(e.code);
+      }
+      return 0;
+    };
+    const pid_t a = fork_child(racer), b = fork_child(racer);
+    ::close(gate[0]);
+    ::close(gate[1]);
+    ::close(result[1]);
+    int status = 0;
+    const pid_t loser = ::waitpid(-1, &status, 0), winner = loser == a ? b : a;
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 4) << status;
+    char said[1024] = {};
+    EXPECT_GT(::read(result[0], said, sizeof(said) - 1), 0);
+    ::close(result[0]);
+    const std::string holder = "pid " + std::to_string(winner) + " on " + host;
+    EXPECT_TRUE(contains(said, holder)) << said;
+    ::kill(winner, SIGKILL);
+    EXPECT_EQ(wait_for(winner), -SIGKILL);
+    EXPECT_NO_THROW(RunFolder::open(path, true));
+  }
 }
 
 TEST(RunFolder, SaysWhyItCannotBeMade) {
@@ -156,6 +213,45 @@ TEST(RunFolder, RecordsWhatTheRunIsMadeFrom) {
   EXPECT_EQ(slurp(run.path() / "command.txt"), command + command);
 }
 
+TEST(RunFolder, AnotherConfigIsNotOverwritten) {
+  const TempFolder temporary;
+  const fs::path path = temporary / "r";
+  fs::create_directory(path);
+  spill(path / "config.yaml", "mine\n");  // as diffuse init, and an editor
+  const RunFolder run = RunFolder::open(path, true);
+  RunRecord record;
+  record.config = "other\n";
+  EXPECT_TRUE(contains(message_of([&] { run.write_record(record); }),
+                       (path / "config.yaml").string() + " is another config than this run's"));
+  EXPECT_EQ(slurp(path / "config.yaml"), "mine\n");
+  EXPECT_FALSE(fs::exists(path / "command.txt"));
+  record.config = "mine\n";
+  run.write_record(record);
+  // Once it is the run's own, a run that goes on may bring another.
+  record.config = "other\n";
+  run.write_record(record);
+  EXPECT_EQ(slurp(path / "config.yaml"), "other\n");
+}
+
+TEST(RunFolder, MetricsOfBeforeAreSetAside) {
+  const TempFolder temporary;
+  const RunFolder run = RunFolder::open(temporary / "r", false);
+  testing::internal::CaptureStderr();
+  run.set_aside_metrics();
+  spill(run.metrics(), "");
+  run.set_aside_metrics();
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "") << "there is nothing to keep";
+  for (const std::string aside : {"metrics-before.jsonl", "metrics-before-2.jsonl"}) {
+    spill(run.metrics(), aside);
+    testing::internal::CaptureStderr();
+    run.set_aside_metrics();
+    EXPECT_TRUE(contains(testing::internal::GetCapturedStderr(), "are now " + aside));
+    EXPECT_FALSE(fs::exists(run.metrics()));
+  }
+  for (const std::string aside : {"metrics-before.jsonl", "metrics-before-2.jsonl"})
+    EXPECT_EQ(slurp(run.path() / aside), aside);
+}
+
 TEST(RunFolder, StatusIsReplacedAndThrottled) {
   const TempFolder temporary;
   RunFolder run = RunFolder::open(temporary / "r", false);
@@ -174,6 +270,10 @@ TEST(RunFolder, StatusIsReplacedAndThrottled) {
   run.write_status({"finished", 100, 100, 0.0, "checkpoints/step-000000100", 0});
   EXPECT_EQ(status().at("exit"), 0);
   EXPECT_EQ(status().at("last_checkpoint"), "checkpoints/step-000000100");
+
+  // The exit code is news, too.
+  run.write_status({"finished", 100, 100, 0.0, "checkpoints/step-000000100", 9});
+  EXPECT_EQ(status().at("exit"), 9);
 
   fs::remove_all(run.path());
   testing::internal::CaptureStderr();
@@ -206,6 +306,19 @@ TEST(RunFolder, StatusIsReadBack) {
   EXPECT_EQ(read_status(root / "run")->state, "killed");  // nobody holds the folder
   std::ofstream(root / "run" / "status.json") << "{\"state\":";
   EXPECT_FALSE(read_status(root / "run"));
+  // What others wrote there: numbers that no integer is do not count, nor does what has no end.
+  std::ofstream(root / "run" / "status.json", std::ios::trunc)
+      << R"({"state":"finished","step":1e300,"of":-2.5,"exit":1e99,"eta":[]})";
+  const auto odd = read_status(root / "run");
+  ASSERT_TRUE(odd);
+  EXPECT_EQ(odd->state, "finished");
+  EXPECT_EQ(odd->step, 0);
+  EXPECT_EQ(odd->of, 0);
+  EXPECT_FALSE(odd->exit);
+  EXPECT_FALSE(odd->eta_seconds);
+  std::ofstream(root / "run" / "status.json", std::ios::trunc)
+      << "{\"state\":" + std::string(100'000, '[') + std::string(100'000, ']') + "}";
+  EXPECT_FALSE(read_status(root / "run"));
 }
 
 TEST(RunFolder, ReportsSkippedFiles) {
@@ -222,12 +335,23 @@ TEST(RunFolder, ResumeClearsWhatKilledWritersLeft) {
   const fs::path path = temporary / "r";
   { const RunFolder run = RunFolder::open(path, false); }
   fs::create_directory(path / "checkpoints" / ".tmp-step-000000001-7");
-  spill(path / "status.json.tmp-123", "{");
+  const fs::path left[] = {path / "status.json.tmp-123",
+                           path / "plots" / "train.svg.tmp-7",
+                           path / "samples" / "step-000000001.png.tmp-8",
+                           path / "validation" / "step-000000001.json.tmp-9"};
+  for (const fs::path& file : left) {
+    fs::create_directories(file.parent_path());
+    spill(file, "{");
+  }
   spill(path / "notes.tmp-old", "mine");
+  spill(path / "notes.tmp-", "mine");
+  spill(path / "samples" / "mine.png", "mine");
   const RunFolder run = RunFolder::open(path, true);
+  for (const fs::path& file : left) EXPECT_FALSE(fs::exists(file)) << file;
+  EXPECT_TRUE(fs::exists(path / "samples" / "mine.png"));
   EXPECT_FALSE(fs::exists(path / "checkpoints" / ".tmp-step-000000001-7"));
-  EXPECT_FALSE(fs::exists(path / "status.json.tmp-123"));
   EXPECT_TRUE(fs::exists(path / "notes.tmp-old"));
+  EXPECT_TRUE(fs::exists(path / "notes.tmp-"));
 }
 
 TEST(RunFolder, CommandsAreQuotedForTheShell) {

@@ -355,6 +355,10 @@ std::vector<Case> bad_files() {
        "unused bytes"},
       {"trailing_data", file_of("{" + ok + "}", 5), "1 bytes follow"},
       {"data_without_tensors", file_of("{}", 1), "1 bytes follow"},
+      {"tensor_as_list", file_of(R"({"a":["U8",[4],[0,4]]})", 4), "a list under \"a\""},
+      {"large_dimension",
+       file_of(R"({"a":{"dtype":"U8","shape":[0,9223372036854775808],"data_offsets":[0,0]}})", 0),
+       "a dimension is too large"},
       {"empty_tensor_in_the_middle",
        file_of("{" + ok + R"(,"b":{"dtype":"U8","shape":[0],"data_offsets":[2,2]}})", 4),
        "overlaps"},
@@ -386,6 +390,9 @@ std::vector<Case> odd_but_good_files() {
       {"zero_after_large",
        file_of(R"({"a":{"dtype":"F32","shape":[2305843009213693952,0],"data_offsets":[0,0]}})", 0),
        ""},
+      {"zero_of_more_than_63_bits",
+       file_of(R"({"a":{"dtype":"U8","shape":[4611686018427387904,3,0],"data_offsets":[0,0]}})", 0),
+       ""},
       {"order_unlike_data",
        file_of(
            R"({"b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]},"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}})",
@@ -402,6 +409,29 @@ TEST(Safetensors, RefusesEveryBadHeader) {
     EXPECT_FALSE(said.empty()) << c.name;
     EXPECT_LT(said.size(), 1000u) << c.name;
   }
+}
+
+TEST(Safetensors, KnowsAPickleByItsStartOrItsName) {
+  const struct {
+    const char* name;
+    std::string bytes;
+    bool pickle = true;
+  } cases[] = {{"zip", "PK\3\4 and more"},
+               {"bare", "\x80\2}q."},
+               {"newest", "\x80\5\x95."},
+               {"a.pt", "anything"},
+               {"a.pth", "anything"},
+               {"a.ckpt", "anything"},
+               {"a.pkl", ""},
+               {"a.bin", "x"},
+               {"another_zip", "PK\5\6 and more", false},
+               {"not_quite", "PK\3 and more", false},
+               {"older", "\x80\1}q.", false},
+               {"later", "\x80\6}q.", false},
+               {"a.safetensors", "anything", false}};
+  for (const auto& c : cases)
+    EXPECT_EQ(complaint(c.bytes, c.name).find("is a pickle") != std::string::npos, c.pickle)
+        << c.name;
 }
 
 TEST(Safetensors, AcceptsOddButLegalHeaders) {
@@ -460,6 +490,30 @@ TEST(Safetensors, DamagedHeadersNeverLeadOutsideTheFile) {
   // A letter of a name may change unnoticed, most else not: both kinds must have been seen.
   EXPECT_GT(accepted, 50);
   EXPECT_LT(accepted, 2500);
+}
+
+TEST(Safetensors, CountsTheValuesOfAnyShapeThatItAccepts) {
+  const auto count = [](std::vector<int64_t> shape) {
+    return TensorView{"", "U8", std::move(shape), {}}.values();
+  };
+  EXPECT_EQ(count({}), 1);
+  EXPECT_EQ(count({2, 3}), 6);
+  EXPECT_EQ(count({int64_t{1} << 62, 3, 0}), 0);
+  EXPECT_EQ(count({0, int64_t{1} << 62, int64_t{1} << 62}), 0);
+}
+
+// Another's words neither forge a line of ours nor end within a character.
+TEST(Safetensors, NamesInMessagesArePrintable) {
+  const std::string forged = complaint(file_of(
+      R"({"a\nerror: \u001b[31mall is lost":{"dtype":"U8","shape":[9],"data_offsets":[0,4]}})", 4));
+  EXPECT_NE(forged.find("tensor \"a\\x0aerror: \\x1b[31mall is lost\""), std::string::npos)
+      << forged;
+  EXPECT_EQ(forged.find('\n'), std::string::npos);
+  std::string euros;
+  for (int i = 0; i < 100; ++i) euros += "\xE2\x82\xAC";
+  const std::string cut = complaint(
+      file_of("{\"" + euros + R"(":{"dtype":"U8","shape":[9],"data_offsets":[0,4]}})", 4));
+  EXPECT_NE(cut.find("\"" + euros.substr(0, 78) + "...\""), std::string::npos) << cut;
 }
 
 TEST(Safetensors, NeverReadsPickle) {
