@@ -6,13 +6,9 @@
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
-#include <ATen/ops/conv2d.h>
-#include <ATen/ops/cos.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
-#include <ATen/ops/silu.h>
-#include <ATen/ops/sin.h>
 #include <ATen/ops/upsample_nearest2d.h>
 
 #include <cmath>
@@ -22,6 +18,7 @@
 #include "ops/attention.h"
 #include "ops/channels_last.h"
 #include "ops/conv.h"
+#include "ops/steady.h"
 
 namespace diffuse {
 namespace {
@@ -72,8 +69,15 @@ TimeEmbedder TimeEmbedder::build(ParamLayout& layout,
 
 at::Tensor TimeEmbedder::operator()(const Weights& weights,
                                     const at::Tensor& sinusoids,
-                                    const at::Tensor& labels) const {
-  const at::Tensor embedding = linear2(weights, at::silu(linear1(weights, sinusoids)));
+                                    const at::Tensor& labels,
+                                    bool fused) const {
+  const auto apply = [&](const Linear& layer, const at::Tensor& x) {
+    return fused ? linear(x,
+                          weights[static_cast<size_t>(layer.weight)],
+                          weights[static_cast<size_t>(layer.bias)])
+                 : layer(weights, x);
+  };
+  const at::Tensor embedding = apply(linear2, steady_silu(apply(linear1, sinusoids)));
   if (classes < 0) return embedding;
   return at::add(embedding, at::embedding(weights[static_cast<size_t>(classes)], labels));
 }
@@ -96,12 +100,7 @@ at::Tensor Conv::operator()(const Pass& pass, const at::Tensor& x, const at::Ten
 }
 
 at::Tensor Conv::halved(const Pass& pass, const at::Tensor& x) const {
-  // Padding 0 stands for one row and column at the bottom and right, as in the DDPM checkpoints.
-  return at::conv2d(padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x,
-                    pass[weight],
-                    pass[bias],
-                    2,
-                    padding);
+  return (pass.fused ? halved_conv : composed_halved_conv)(x, pass[weight], pass[bias], padding);
 }
 
 Norm Norm::build(Builder& b, const std::string& name, int64_t channels) {
@@ -233,8 +232,8 @@ at::Tensor time_sinusoids(const at::Tensor& t,
                                   .mul_(-std::log(10000.0))
                                   .div_(static_cast<double>(half) - freq_shift);
   const at::Tensor angle = at::mul(t.to(type).unsqueeze(1), exponent.exp());
-  const at::Tensor sin = at::sin(angle);
-  const at::Tensor cos = at::cos(angle);
+  const at::Tensor sin = steady_sin(angle);
+  const at::Tensor cos = steady_cos(angle);
   const at::Tensor both = flip_sin_to_cos ? at::cat({cos, sin}, 1) : at::cat({sin, cos}, 1);
   return channels % 2 == 0 ? both : at::constant_pad_nd(both, {0, 1});
 }

@@ -67,10 +67,11 @@ struct TimeEmbedder {
                             int64_t channels,
                             int64_t embedding,
                             int64_t num_classes);
-  /// labels [n] int64, undefined exactly when there are no classes.
+  /// labels [n] int64, undefined exactly when there are no classes; fused: see Pass.
   at::Tensor operator()(const Weights& weights,
                         const at::Tensor& sinusoids,
-                        const at::Tensor& labels) const;
+                        const at::Tensor& labels,
+                        bool fused) const;
 };
 
 /// [n, in, h, w] -> [n, out, h, w], since the padding is kernel / 2 unless told otherwise.

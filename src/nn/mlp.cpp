@@ -54,7 +54,7 @@ at::Tensor Mlp::forward(const Weights& weights,
   DIFFUSE_CHECK(weights.size() == layout_.infos().size());
 
   const at::Tensor embedding = at::silu(
-      time_(weights, time_sinusoids(t, options_.hidden, true, 0, x.scalar_type()), labels));
+      time_(weights, time_sinusoids(t, options_.hidden, true, 0, x.scalar_type()), labels, false));
   at::Tensor h = linear_in_(weights, with_fourier_features(x.flatten(1), options_.fourier_octaves));
   int64_t dropout_block = 0;
   for (const Layer& layer : layers_) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/fields.h"
+#include "nn/network_cost.h"
 
 namespace diffuse {
 
@@ -20,6 +21,8 @@ struct MlpOptions {
 
   /// Reasons why the network cannot be built; empty when it can.
   std::vector<std::string> problems() const;
+
+  NetworkCost cost(int64_t in_channels, int64_t out_channels, int64_t num_classes = 0) const;
 };
 
 }  // namespace diffuse

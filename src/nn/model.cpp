@@ -13,14 +13,12 @@
 namespace diffuse {
 namespace {
 
-constexpr int64_t kFeatures = 128;
-
-/// [2, kFeatures] float32 on the host: frequencies N(0, 1) and phases U(0, 1), the same in every
-/// model; the first feature is constant.
+/// [2, kLevelFeatures] float32 on the host: frequencies N(0, 1) and phases U(0, 1), the same in
+/// every model; the first feature is constant.
 const at::Tensor& fourier_features() {
   static const at::Tensor features = [] {
     std::vector<float> frequency, phase;
-    for (int64_t i = 0; i < kFeatures; ++i) {
+    for (int64_t i = 0; i < kLevelFeatures; ++i) {
       const Stream stream{0, Purpose::init, 1, static_cast<uint64_t>(i)};
       frequency.push_back(i == 0 ? 0 : random_normal4(stream, 0)[0]);
       phase.push_back(i == 0 ? 0 : static_cast<float>(random_uniform(stream, 2)));
@@ -34,7 +32,7 @@ const at::Tensor& fourier_features() {
 
 std::function<void(ParamLayout&)> Model::head(bool wanted) {
   return [this, wanted](ParamLayout& layout) {
-    if (wanted) head_ = layout.add("level_weight.weight", {kFeatures}, Init::constant(0));
+    if (wanted) head_ = layout.add("level_weight.weight", {kLevelFeatures}, Init::constant(0));
   };
 }
 
@@ -107,7 +105,7 @@ at::Tensor Model::level_weight(const Weights& weights, const at::Tensor& logsnr)
   const at::Tensor angle =
       at::mul(at::add(at::mul(noise, features[0]), features[1]), 2 * std::numbers::pi);
   const at::Tensor cosines = at::mul(at::cos(angle), std::numbers::sqrt2);
-  return at::mv(cosines, at::div(weight, std::sqrt(static_cast<double>(kFeatures))));
+  return at::mv(cosines, at::div(weight, std::sqrt(static_cast<double>(kLevelFeatures))));
 }
 
 }  // namespace diffuse

@@ -2,8 +2,6 @@
 #include "nn/unet.h"
 
 #include <ATen/ops/cat.h>
-#include <ATen/ops/linear.h>
-#include <ATen/ops/silu.h>
 
 #include <algorithm>
 #include <string>
@@ -12,6 +10,8 @@
 #include "base/error.h"
 #include "nn/autocast.h"
 #include "ops/channels_last.h"
+#include "ops/conv.h"
+#include "ops/steady.h"
 
 namespace diffuse {
 
@@ -128,7 +128,7 @@ std::vector<at::Tensor> UNet::times_of(const Pass& pass) const {
     biases.push_back(pass[layer.bias]);
     sizes.push_back(weights.back().size(0));
   }
-  return at::linear(pass.embedding, at::cat(weights), at::cat(biases)).split_with_sizes(sizes, 1);
+  return linear(pass.embedding, at::cat(weights), at::cat(biases)).split_with_sizes(sizes, 1);
 }
 
 at::Tensor UNet::forward_as_is(const Weights& weights,
@@ -149,7 +149,7 @@ at::Tensor UNet::forward_as_is(const Weights& weights,
                      options_.flip_sin_to_cos,
                      options_.freq_shift,
                      pass[time_.linear1.weight].scalar_type());
-  pass.embedding = at::silu(time_(weights, sinusoids, labels));
+  pass.embedding = steady_silu(time_(weights, sinusoids, labels, fused_));
   if (fused_) pass.times = times_of(pass);
 
   const at::ScalarType type = pass[conv_in_.weight].scalar_type();

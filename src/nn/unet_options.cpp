@@ -141,10 +141,12 @@ std::vector<std::string> UNetOptions::problems(int64_t image_channels,
   return out;
 }
 
-int64_t UNetOptions::macs(int64_t in_channels,
-                          int64_t out_channels,
-                          int64_t height,
-                          int64_t width) const {
+NetworkCost UNetOptions::cost(int64_t in_channels,
+                              int64_t out_channels,
+                              int64_t height,
+                              int64_t width,
+                              int64_t num_classes,
+                              bool fused) const {
   const auto levels = static_cast<int64_t>(channel_mult.size());
   const auto channels = [&](int64_t level) {
     return base_channels * channel_mult[static_cast<size_t>(level)];
@@ -155,46 +157,88 @@ int64_t UNetOptions::macs(int64_t in_channels,
   };
   const int64_t embedding = 4 * channels(0);
   const int64_t times = time_embedding == TimeEmbedding::scale_shift ? 2 : 1;
-  // `level` is that of the output.
-  const auto conv = [&](int64_t in, int64_t out, int64_t level) {
-    return 9 * in * out * pixels(level);
+  NetworkCost sum;
+  const auto keep = [&](int64_t values) {
+    sum.kept += values;
+    sum.widest = std::max(sum.widest, values);
+  };
+  const auto linear = [&](int64_t in, int64_t out, int64_t rows) {
+    sum.parameters += (in + 1) * out;
+    sum.macs += in * out * rows;
+  };
+  // `level` is that of the output, which is kept: what comes next reads it.
+  const auto conv = [&](int64_t in, int64_t out, int64_t level, int64_t area = 9) {
+    sum.parameters += (area * in + 1) * out;
+    sum.macs += area * in * out * pixels(level);
+    keep(out * pixels(level));
+  };
+  // The operators apart keep the map before the activation, too, and the fused norm one bit of
+  // dropout a value.
+  const auto norm = [&](int64_t c, int64_t level, bool activated, bool dropped = false) {
+    sum.parameters += 2 * c;
+    const int64_t maps = fused ? 1 : 1 + (activated ? 1 : 0) + (dropped && dropout > 0 ? 2 : 0);
+    for (int64_t i = 0; i < maps; ++i) keep(c * pixels(level));
   };
   const auto block = [&](int64_t in, int64_t out, int64_t level) {
-    const int64_t shortcut = in == out ? 0 : in * out * pixels(level);
-    return conv(in, out, level) + times * embedding * out + conv(out, out, level) + shortcut;
+    norm(in, level, true);
+    conv(in, out, level);
+    linear(embedding, times * out, 1);
+    if (!fused) keep(out * pixels(level));  // with the time added
+    norm(out, level, true, true);
+    if (in != out) conv(in, out, level, 1);
+    conv(out, out, level);
   };
   const auto attention = [&](int64_t level) {
     const int64_t tokens = pixels(level), c = channels(level);
-    return 4 * tokens * c * c + 2 * tokens * tokens * c;  // four matrices, two products of tokens
+    norm(c, level, false);
+    for (int i = 0; i < 4; ++i) linear(c, c, tokens);
+    sum.macs += 2 * tokens * tokens * c;  // two products of tokens
+    for (int i = 0; i < 5; ++i) keep(c * tokens);
+    if (!fused)
+      for (int i = 0; i < 4; ++i) keep(c * tokens);  // in the order of heads
   };
-  const auto resampler = [&](Resample kind, int64_t c, int64_t level) {
-    return kind == Resample::resnet ? block(c, c, level) : conv(c, c, level);
+  const auto resampler = [&](Resample kind, int64_t c, int64_t level, bool up) {
+    if (kind == Resample::resnet) return block(c, c, level);
+    if (up && !fused) keep(c * pixels(level));  // the enlarged map
+    conv(c, c, level);
   };
 
-  int64_t sum = conv(in_channels, channels(0), 0) + (channels(0) + embedding) * embedding;
+  keep(in_channels * pixels(0));
+  conv(in_channels, channels(0), 0);
+  linear(channels(0), embedding, 1);
+  linear(embedding, embedding, 1);
+  sum.parameters += num_classes * embedding;
   std::vector<int64_t> skips{channels(0)};
+  sum.skips = channels(0) * pixels(0);
   int64_t in = channels(0);
   for (int64_t level = 0; level < levels; ++level) {
     for (int64_t i = 0; i < blocks_per_level; ++i) {
-      sum += block(in, channels(level), level) + (attends(level) ? attention(level) : 0);
+      block(in, channels(level), level);
+      if (attends(level)) attention(level);
       in = channels(level);
       skips.push_back(in);
+      sum.skips += in * pixels(level);
     }
     if (level + 1 == levels) continue;
-    sum += resampler(downsample, in, level + 1);
+    resampler(downsample, in, level + 1, false);
     skips.push_back(in);
+    sum.skips += in * pixels(level + 1);
   }
-  sum += 2 * block(in, in, levels - 1) + (mid_attention ? attention(levels - 1) : 0);
+  for (int i = 0; i < 2; ++i) block(in, in, levels - 1);
+  if (mid_attention) attention(levels - 1);
   for (int64_t level = levels - 1; level >= 0; --level) {
     for (int64_t i = 0; i <= blocks_per_level; ++i) {
-      sum += block(in + skips.back(), channels(level), level);
-      sum += attends(level) ? attention(level) : 0;
+      keep((in + skips.back()) * pixels(level));  // both in one map
+      block(in + skips.back(), channels(level), level);
+      if (attends(level)) attention(level);
       in = channels(level);
       skips.pop_back();
     }
-    if (level > 0) sum += resampler(upsample, in, level - 1);
+    if (level > 0) resampler(upsample, in, level - 1, true);
   }
-  return sum + conv(in, out_channels, 0);
+  norm(in, 0, true);
+  conv(in, out_channels, 0);
+  return sum;
 }
 
 }  // namespace diffuse

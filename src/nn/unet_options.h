@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/fields.h"
+#include "nn/network_cost.h"
 
 namespace diffuse {
 
@@ -42,9 +43,16 @@ struct UNetOptions {
   /// comes first.
   std::vector<std::string> problems(int64_t image_channels, int64_t height, int64_t width) const;
 
-  /// Multiply-accumulates of convolutions and matrix products for one picture, forward: what the
-  /// definition asks for, whatever a kernel saves. A network without problems().
-  int64_t macs(int64_t in_channels, int64_t out_channels, int64_t height, int64_t width) const;
+  /// Of a network without problems(). `fused` as runtime.fused, which keeps fewer maps.
+  NetworkCost cost(int64_t in_channels,
+                   int64_t out_channels,
+                   int64_t height,
+                   int64_t width,
+                   int64_t num_classes = 0,
+                   bool fused = true) const;
+  int64_t macs(int64_t in_channels, int64_t out_channels, int64_t height, int64_t width) const {
+    return cost(in_channels, out_channels, height, width).macs;
+  }
 };
 
 }  // namespace diffuse

@@ -92,6 +92,7 @@ void update_on_gpu(const GpuUpdate& u) {
               .eps = u.eps,
               .weight_decay = u.weight_decay,
               .clip = u.clip,
+              .spike_z = u.spike_z,
               .grad = u.grad.const_data_ptr<float>(),
               .weight = u.weight.mutable_data_ptr<float>(),
               .exp_avg = u.exp_avg.mutable_data_ptr<float>(),
@@ -102,7 +103,8 @@ void update_on_gpu(const GpuUpdate& u) {
               .loss = loss.const_data_ptr<float>(),
               .loss_raw = loss_raw.const_data_ptr<float>(),
               .updates = u.updates.mutable_data_ptr<float>(),
-              .tally = u.tally.mutable_data_ptr<double>()},
+              .tally = u.tally.mutable_data_ptr<double>(),
+              .spikes = u.spikes.mutable_data_ptr<double>()},
              scratch.mutable_data_ptr());
 }
 

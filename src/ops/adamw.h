@@ -39,15 +39,18 @@ struct GpuUpdate {
   double weight_decay = 0;
   int64_t decay_end = 0;  // values before it decay
   double clip = 0;        // longest norm of a gradient; 0: any
+  double spike_z = 0;     // see SpikeWindow; 0: off
   at::Tensor grad, weight, exp_avg, exp_avg_sq, ema;
   at::Tensor half;            // the weights rounded to bfloat16; undefined: not wanted
   at::Tensor rates;           // [2] float64: learning rate, decay of the average
   at::Tensor loss, loss_raw;  // one value each
   at::Tensor updates;         // [1] float32: made so far
   at::Tensor tally;           // [Tally::count] float64
+  at::Tensor spikes;          // [SpikeWindow::count] float64
 };
 
-/// Unless the gradient's norm or the loss is not finite: then only the tally moves.
+/// Unless the gradient's norm or the loss is not finite or a spike: then only tally and spikes
+/// move.
 void update_on_gpu(const GpuUpdate& update);
 
 }  // namespace diffuse

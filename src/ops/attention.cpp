@@ -152,10 +152,13 @@ at::Tensor composed_attention(const at::Tensor& q,
 }
 
 at::Tensor attention(const at::Tensor& qkv, int64_t head) {
-  constexpr int64_t kLargestHead = 64;  // beyond it, matrix products are faster
+  // Beyond it, matrix products are faster, but LibTorch's depend on how many pictures there are,
+  // which those that are drawn in float32 shall not.
+  constexpr int64_t kLargestHead = 64;
   DIFFUSE_CHECK(qkv.dim() == 3 && qkv.size(2) % (3 * head) == 0);
   const bool known = qkv.scalar_type() == at::kFloat || qkv.scalar_type() == at::kBFloat16;
-  if (!qkv.is_cpu() || !known || head > kLargestHead || qkv.numel() == 0) {
+  const bool steady = !at::GradMode::is_enabled() && qkv.scalar_type() == at::kFloat;
+  if (!qkv.is_cpu() || !known || (head > kLargestHead && !steady) || qkv.numel() == 0) {
     const std::vector<at::Tensor> parts = qkv.chunk(3, 2);
     return composed_attention(parts[0], parts[1], parts[2], head);
   }

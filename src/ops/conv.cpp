@@ -3,15 +3,19 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/linear.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <optional>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "ops/kernels/cpu.h"
@@ -51,15 +55,15 @@ bool has_kernel(const at::Tensor& x, const at::Tensor& weight) {
          (width == 4 || width % 8 == 0) && x.size(1) % 16 == 0 && weight.size(0) % 16 == 0;
 }
 
-/// forward() of the kernels for x and weight as they need them; see ConvKernels::pack.
+/// forward() of the kernels for n pictures x and weight as they need them; see ConvKernels::pack.
 at::Tensor applied(const ConvShape& shape,
+                   int64_t n,
                    const at::Tensor& x,
                    const at::Tensor& weight,
                    bool backward,
                    const at::Tensor& bias,
                    const at::Tensor& added) {
-  const int64_t n = x.size(0), pixels = shape.height * shape.width, block = table().block;
-  const int64_t blocks = (shape.out + block - 1) / block;
+  const int64_t block = table().block, blocks = (shape.out + block - 1) / block;
   const int64_t parts = blocks * shape.kernel * shape.kernel;
   const at::Tensor packed = at::empty({parts * shape.in * block}, x.options());
   at::Tensor y = at::empty({n, shape.out, shape.height, shape.width},
@@ -69,24 +73,94 @@ at::Tensor applied(const ConvShape& shape,
   at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) table().pack(shape, w, backward, i, ready);
   });
-  // In parallel over pictures and, where these are fewer than the threads, over blocks.
-  const int64_t shares = n >= at::get_num_threads() ? 1 : blocks;
-  at::parallel_for(0, shares * n, shares == 1 ? 2 : 1, [&](int64_t begin, int64_t end) {
+  // In parallel over rows or, where two pictures are done at once, over pictures; and, where these
+  // are fewer than the threads, over blocks.
+  const int64_t rows = shape.width == 4 ? 1 : shape.height, units = n * rows;
+  const int64_t height = shape.height / rows, row = height * shape.width;  // of a unit
+  const int64_t shares = units >= at::get_num_threads() ? 1 : blocks;
+  constexpr int64_t kGrain = 1 << 18;  // products for a thread to be worth waking
+  const int64_t products = row * shape.in * shape.out * shape.kernel * shape.kernel / shares;
+  const int64_t grain = std::max<int64_t>(shares == 1 && rows == 1 ? 2 : 1, kGrain / products);
+  at::parallel_for(0, shares * units, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin, count = 0; task < end; task += count) {
-      const int64_t share = task / n, i = task % n, offset = i * pixels * shape.out;
-      count = std::min(end - task, n - i);
+      const int64_t share = task / units, unit = task % units,
+                    left = std::min(end - task, units - unit);
+      // Whole pictures, or rows of one.
+      const int64_t first = unit % rows, pictures = first == 0 ? left / rows : 0;
+      count = pictures > 0 ? pictures * rows : std::min(left, rows - first);
+      const int64_t offset = unit / rows * shape.height * shape.width;
       table().forward(shape,
-                      count,
+                      std::max<int64_t>(pictures, 1),
+                      first * height,
+                      pictures > 0 ? shape.height : (first + count) * height,
                       blocks * share / shares,
                       blocks * (share + 1) / shares,
                       ready,
                       data_of(bias),
-                      more == nullptr ? nullptr : more + offset,
-                      from + i * pixels * shape.in,
-                      to + offset);
+                      more == nullptr ? nullptr : more + offset * shape.out,
+                      from + offset * shape.in,
+                      to + offset * shape.out);
     }
   });
   return y;
+}
+
+/// Whether the kernels do all there is: without a gradient, as in sampling, where a picture shall
+/// not depend on how many are drawn at once. The order in which LibTorch adds up does.
+bool always(const at::Tensor& x, const at::Tensor& weight) {
+  return !at::GradMode::is_enabled() && x.is_cpu() && x.scalar_type() == at::kFloat &&
+         weight.scalar_type() == at::kFloat && x.numel() > 0;
+}
+
+/// Rows [n, in] times weight [out, in], plus bias and `added` [n, out]: [n, out].
+at::Tensor product(const at::Tensor& rows,
+                   const at::Tensor& weight,
+                   const at::Tensor& bias,
+                   const at::Tensor& added) {
+  constexpr int64_t kRows = 8;  // which the kernels take at once
+  const int64_t n = rows.size(0), more = (kRows - n % kRows) % kRows;
+  const auto padded = [more](const at::Tensor& t) {
+    return !t.defined() || more == 0 ? t : at::constant_pad_nd(t, {0, 0, 0, more});
+  };
+  const ConvShape shape{.height = (n + more) / kRows,
+                        .width = kRows,
+                        .in = weight.size(1),
+                        .out = weight.size(0),
+                        .kernel = 1};
+  return applied(shape,
+                 1,
+                 padded(rows).contiguous(),
+                 weight.contiguous(),
+                 false,
+                 bias,
+                 more == 0 && added.defined() ? added.contiguous() : padded(added))
+      .permute({0, 2, 3, 1})
+      .reshape({n + more, shape.out})
+      .narrow(0, 0, n);
+}
+
+/// The pixels of a channels-last map as rows.
+at::Tensor rows_of(const at::Tensor& map) {
+  return map.defined() ? map.permute({0, 2, 3, 1}).reshape({-1, map.size(1)}) : map;
+}
+
+/// A map with zeros on the right, up to a width that the kernels take.
+at::Tensor widened(const at::Tensor& map) {
+  const int64_t width = map.size(3), wide = width <= 4 ? 4 : (width + 7) / 8 * 8;
+  return width == wide ? map : channels_last(at::constant_pad_nd(map, {0, wide - width}));
+}
+
+/// conv() by the kernels, for any size.
+at::Tensor applied_to_any(const at::Tensor& x,
+                          const at::Tensor& weight,
+                          const at::Tensor& bias,
+                          const at::Tensor& added) {
+  if (weight.size(2) == 1) return pixel_conv(x, weight.flatten(1), bias, added);
+  const int64_t width = x.size(3);
+  const at::Tensor wide = widened(channels_last(x)), kernel = channels_last(weight);
+  const at::Tensor more = added.defined() ? widened(channels_last(added)) : added;
+  const at::Tensor y = applied(shape_of(wide, kernel), x.size(0), wide, kernel, false, bias, more);
+  return wide.size(3) == width ? y : channels_last(y.narrow(3, 0, width));
 }
 
 /// The gradients of weight and bias.
@@ -125,8 +199,13 @@ class ConvFunction : public torch::autograd::Function<ConvFunction> {
                             const std::optional<at::Tensor>& added) {
     ctx->save_for_backward({x, weight});
     ctx->saved_data["added"] = added.has_value();
-    return applied(
-        shape_of(x, weight), x, weight, false, bias, added.has_value() ? *added : at::Tensor());
+    return applied(shape_of(x, weight),
+                   x.size(0),
+                   x,
+                   weight,
+                   false,
+                   bias,
+                   added.has_value() ? *added : at::Tensor());
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
@@ -140,7 +219,7 @@ class ConvFunction : public torch::autograd::Function<ConvFunction> {
     if (ctx->needs_input_grad(0)) {
       ConvShape opposite = shape;
       std::swap(opposite.in, opposite.out);
-      dx = applied(opposite, dy, weight, true, {}, {});
+      dx = applied(opposite, dy.size(0), dy, weight, true, {}, {});
     }
     if (ctx->needs_input_grad(1) || ctx->needs_input_grad(2))
       std::tie(dw, db) = parameter_gradients(shape, x, dy, weight);
@@ -163,15 +242,54 @@ at::Tensor conv(const at::Tensor& x,
                 const at::Tensor& weight,
                 const at::Tensor& bias,
                 const at::Tensor& added) {
+  const int64_t size = weight.size(2);
+  if (always(x, weight) && (size == 1 || size == 3)) return applied_to_any(x, weight, bias, added);
   if (!has_kernel(x, weight)) return composed_conv(x, weight, bias, added);
-  DIFFUSE_CHECK(x.size(1) == weight.size(1) && weight.size(2) == weight.size(3));
+  DIFFUSE_CHECK(x.size(1) == weight.size(1) && weight.size(3) == size);
   const at::Tensor map = channels_last(x), kernel = channels_last(weight),
                    more = channels_last(added);
   if (!at::GradMode::is_enabled())
-    return applied(shape_of(map, kernel), map, kernel, false, bias, more);
+    return applied(shape_of(map, kernel), map.size(0), map, kernel, false, bias, more);
   // An undefined tensor is no input of a function.
   return ConvFunction::apply(
       map, kernel, bias, more.defined() ? std::optional(more) : std::nullopt);
+}
+
+at::Tensor pixel_conv(const at::Tensor& x,
+                      const at::Tensor& weight,
+                      const at::Tensor& bias,
+                      const at::Tensor& added) {
+  return product(rows_of(channels_last(x)), weight, bias, rows_of(channels_last(added)))
+      .unflatten(0, {x.size(0), x.size(2), x.size(3)})
+      .permute({0, 3, 1, 2});
+}
+
+at::Tensor composed_halved_conv(const at::Tensor& x,
+                                const at::Tensor& weight,
+                                const at::Tensor& bias,
+                                int64_t padding) {
+  return at::conv2d(
+      padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x, weight, bias, 2, padding);
+}
+
+at::Tensor halved_conv(const at::Tensor& x,
+                       const at::Tensor& weight,
+                       const at::Tensor& bias,
+                       int64_t padding) {
+  if (!always(x, weight)) return composed_halved_conv(x, weight, bias, padding);
+  const int64_t size = weight.size(2), height = x.size(2) / 2, width = x.size(3) / 2;
+  DIFFUSE_CHECK(size == 3 && padding <= 1);
+  const at::Tensor map = at::constant_pad_nd(channels_last(x), {padding, 1, padding, 1});
+  std::vector<at::Tensor> taps;
+  for (int64_t v = 0; v < size; ++v)
+    for (int64_t u = 0; u < size; ++u)
+      taps.push_back(map.slice(2, v, v + 2 * height - 1, 2).slice(3, u, u + 2 * width - 1, 2));
+  return pixel_conv(at::cat(taps, 1), weight.permute({0, 2, 3, 1}).flatten(1), bias);
+}
+
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  return always(x, weight) && x.dim() == 2 ? product(x, weight, bias, {})
+                                           : at::linear(x, weight, bias);
 }
 
 }  // namespace diffuse

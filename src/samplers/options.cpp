@@ -39,4 +39,8 @@ void SampleOptions::fields(Fields& f) {
       .also_called({"use_ema"});
 }
 
+int64_t sampling_steps(const SampleOptions& options, const DiffusionOptions& diffusion) {
+  return options.steps.value_or(diffusion.steps);
+}
+
 }  // namespace diffuse

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/fields.h"
+#include "diffusion/options.h"
 #include "samplers/sampler.h"
 
 namespace diffuse {
@@ -25,5 +26,8 @@ struct SampleOptions {
   WeightSet weights = WeightSet::ema;
   void fields(Fields& f);
 };
+
+/// Steps from noise to a picture: `steps`, or all that the model was trained on.
+int64_t sampling_steps(const SampleOptions& options, const DiffusionOptions& diffusion);
 
 }  // namespace diffuse

@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "base/error.h"
+#include "ops/steady.h"
 
 namespace diffuse {
 
@@ -24,7 +25,7 @@ at::Tensor run_sampler(const std::vector<SamplerStep>& steps,
       DIFFUSE_CHECK(estimate.v.defined());
       // sigma = exp(1/2 log sigma^2): Nichol & Dhariwal 2021, eq. 15
       x.addcmul_(noise(x, step.timestep),
-                 at::exp(at::add(at::mul(estimate.v, step.log_slope / 2), step.log_offset / 2)));
+                 steady_exp(at::add(at::mul(estimate.v, step.log_slope / 2), step.log_offset / 2)));
     } else if (step.noise > 0) {
       x.add_(noise(x, step.timestep), step.noise);
     }

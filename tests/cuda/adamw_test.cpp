@@ -146,5 +146,82 @@ TEST(EmulatedAdamw, ABadStepMovesTheTallyAlone) {
   }
 }
 
+TEST(EmulatedAdamw, ASpikeMovesTallyAndWindowAlone) {
+  // Rings of known values, of which one is overwritten.
+  const auto with_window = [](double seen, double norms) {
+    std::vector<double> window(SpikeWindow::count, 0.0);
+    window[SpikeWindow::seen] = seen;
+    for (int64_t i = 0; i < SpikeWindow::kLength; ++i) {
+      window[static_cast<size_t>(SpikeWindow::losses + i)] = 1 + 0.01 * static_cast<double>(i % 5);
+      window[static_cast<size_t>(SpikeWindow::norms + i)] =
+          norms + 0.1 * static_cast<double>(i % 7);
+    }
+    return window;
+  };
+  const auto at = [](const std::vector<double>& window, int64_t ring, double deviations) {
+    double mean = 0, variance = 0;
+    for (int64_t i = 0; i < 128; ++i) mean += window[static_cast<size_t>(ring + i)] / 128;
+    for (int64_t i = 0; i < 128; ++i) {
+      const double off = window[static_cast<size_t>(ring + i)] - mean;
+      variance += off * off / 128;
+    }
+    return mean + deviations * std::sqrt(variance);
+  };
+  struct Case {
+    double seen;
+    float loss;
+    double norms;  // mean of the ring of norms; that of 1028 normals is near 32
+    bool spike;
+  };
+  for (const Case& c : std::vector<Case>{{130, 1.0f, 33, false},
+                                         {130, 1.2f, 33, true},   // 1.02 +- 0.014
+                                         {130, 9.0f, 33, true},   // beyond kFarthest
+                                         {130, 1.0f, 25, true},   // the gradient alone
+                                         {127, 9.0f, 25, false},  // before the window is full
+                                         {130, std::nanf(""), 33, false}}) {
+    SCOPED_TRACE(testing::Message() << c.seen << " " << c.loss << " " << c.norms);
+    const State before(1028);
+    for (const Order order : {Order::forward, Order::shuffled}) {
+      State s(1028);
+      s.loss = c.loss;
+      const std::vector<double> old = with_window(c.seen, c.norms);
+      std::vector<double> window = old;
+      kernels::AdamwUpdate u = s.of(512, 1.0);
+      u.spike_z = 6;
+      u.spikes = window.data();
+      cuda_emulation::settings() = {.order = order, .seed = 3};
+      ASSERT_EQ(run(u), 0);
+      cuda_emulation::settings() = {};
+      const bool skipped = c.spike || !std::isfinite(c.loss);
+      EXPECT_EQ(s.weight == before.weight, skipped);
+      EXPECT_EQ(s.updates, skipped ? 4 : 5);
+      EXPECT_EQ(s.tally[Tally::skipped], skipped ? 1 : 0);
+      EXPECT_EQ(s.tally[Tally::skipped_in_row], skipped ? 3 : 0);
+      if (!std::isfinite(c.loss)) {
+        EXPECT_EQ(window, old);
+        continue;
+      }
+      EXPECT_EQ(window[SpikeWindow::seen], c.seen + 1);
+      EXPECT_EQ(window[SpikeWindow::spikes], c.spike ? 1 : 0);
+      double squares = 0;
+      for (const float g : before.grad) squares += static_cast<double>(g) * g;
+      const double norm = std::sqrt(squares), loss = static_cast<double>(c.loss);
+      const bool full = c.seen >= 128;
+      const auto place = static_cast<size_t>(static_cast<int64_t>(c.seen) % 128);
+      // 128 additions of float64 each; the norm is a float32.
+      EXPECT_NEAR(window[SpikeWindow::losses + place],
+                  full ? std::min(loss, at(old, SpikeWindow::losses, 24)) : loss,
+                  1e-12);
+      EXPECT_NEAR(window[SpikeWindow::norms + place],
+                  full ? std::min(norm, at(old, SpikeWindow::norms, 24)) : norm,
+                  2 * kUnit * norm);
+      for (size_t i = SpikeWindow::losses; i < SpikeWindow::count; ++i) {
+        if (i == SpikeWindow::losses + place || i == SpikeWindow::norms + place) continue;
+        EXPECT_EQ(window[i], old[i]);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace diffuse

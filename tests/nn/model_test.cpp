@@ -21,6 +21,31 @@ UNetOptions small() {
   return options;
 }
 
+// What is counted without LibTorch is what the network has.
+TEST(NetworkCost, CountsTheParameters) {
+  for (const int64_t classes : {0, 10})
+    for (const TimeEmbedding time : {TimeEmbedding::add, TimeEmbedding::scale_shift})
+      for (const Resample resample : {Resample::conv, Resample::resnet})
+        for (const int64_t outputs : {3, 6}) {
+          UNetOptions o = small();
+          o.channel_mult = {1, 2, 3};
+          o.blocks_per_level = 2;
+          o.attention_at = {8};
+          o.mid_attention = outputs == 3;
+          o.time_embedding = time;
+          o.downsample = o.upsample = resample;
+          o.class_conditional = classes > 0;
+          EXPECT_EQ(o.cost(3, outputs, 16, 8, classes).parameters,
+                    Model(o, 3, outputs, 16, 8, classes).parameter_count());
+        }
+  for (const int64_t classes : {0, 10}) {
+    MlpOptions o;
+    o.hidden = 24;
+    o.layers = 3;
+    EXPECT_EQ(o.cost(2, 4, classes).parameters, Model(o, 2, 4, classes).parameter_count());
+  }
+}
+
 TEST(LevelWeight, StartsAtZeroAndLeavesTheNetworkAlone) {
   const Model with(small(), 1, 1, 4, 4, 0, true), without(small(), 1, 1, 4, 4, 0);
   EXPECT_TRUE(with.has_level_weight());

@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -11,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "ops/parts.h"
 #include "ops/rounding.h"
 
 namespace diffuse {
@@ -192,11 +194,74 @@ TEST(Attention, HugeScoresDoNotOverflow) {
   EXPECT_TRUE(at::isfinite(out).all().item<bool>());
 }
 
-// Beyond the kernel's heads LibTorch's operator takes over, with the same result.
+// Beyond the kernel's heads LibTorch's operator takes over where there are gradients, and in
+// bfloat16, with the same result.
 TEST(Attention, LargeHeadsToo) {
   const at::Tensor qkv = at::randn({2, 9, 3 * 130});
-  const std::vector<at::Tensor> parts = qkv.chunk(3, 2);
-  EXPECT_TRUE(at::equal(attention(qkv, 65), composed_attention(parts[0], parts[1], parts[2], 65)));
+  const auto expect_composed = [](const at::Tensor& all) {
+    const std::vector<at::Tensor> parts = all.chunk(3, 2);
+    EXPECT_TRUE(
+        at::equal(attention(all, 65), composed_attention(parts[0], parts[1], parts[2], 65)));
+  };
+  expect_composed(qkv);
+  const at::NoGradGuard no_grad;
+  expect_composed(qkv.to(at::kBFloat16));
+}
+
+/// Without gradients heads of any size have the kernel.
+std::vector<Case> any_heads() {
+  std::vector<Case> all = cases();
+  for (const Case& c : std::vector<Case>{
+           {3, 9, 130, 65}, {1, 1, 65, 65}, {3, 35, 130, 130}, {1, 17, 260, 130}, {3, 64, 72, 72}})
+    all.push_back(c);
+  return all;
+}
+
+TEST(AttentionWithoutGradients, EqualsTheComposedBodyToRounding) {
+  const at::NoGradGuard no_grad;
+  for (const Case& c : any_heads())
+    for (const double sharpness : {0.1, 1.0, 8.0}) {
+      SCOPED_TRACE(testing::PrintToString(c) + " sharpness " + std::to_string(sharpness));
+      const Inputs in = inputs(c, at::kFloat, sharpness), wide = widened(in);
+      const at::Tensor right = composed_attention(wide.q, wide.k, wide.v, c.head);
+      const at::Tensor bound = bounds(wide, c.head, false).out;
+      const at::Tensor rows = at::cat({in.q, in.k, in.v}, 2);
+      // As channels-last maps hand it on, as contiguous ones do, and with gaps.
+      const at::Tensor padded = at::constant_pad_nd(rows, {3, 2, 1, 0});
+      for (const at::Tensor& qkv : {rows,
+                                    rows.transpose(1, 2).contiguous().transpose(1, 2),
+                                    padded.narrow(1, 1, c.tokens).narrow(2, 3, 3 * c.channels)}) {
+        const at::Tensor got = attention(qkv, c.head);
+        ASSERT_EQ(got.scalar_type(), at::kFloat);
+        expect_within(got, right, bound, "out");
+      }
+      expect_telling(right, bound, "out");
+    }
+}
+
+TEST(AttentionWithoutGradients, NoBitDependsOnTheBatchOrTheThreads) {
+  const at::NoGradGuard no_grad;
+  for (Case c : any_heads()) {
+    c.n = 3;
+    SCOPED_TRACE(testing::PrintToString(c));
+    const Inputs in = inputs(c, at::kFloat, 1);
+    const at::Tensor qkv = at::cat({in.q, in.k, in.v}, 2);
+    expect_same_in_parts(3, [&](int64_t first, int64_t count) {
+      return attention(qkv.narrow(0, first, count), c.head);
+    });
+  }
+}
+
+// Of the heads that training has, too, in either type.
+TEST(AttentionWithoutGradients, HasTheBitsOfTheKernelWithThem) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    for (const Case& c : cases()) {
+      const Inputs in = inputs(c, type, 1);
+      const at::Tensor want = run(in, c.head, true).out;
+      const at::NoGradGuard no_grad;
+      EXPECT_TRUE(at::equal(attention(at::cat({in.q, in.k, in.v}, 2), c.head), want))
+          << testing::PrintToString(c);
+    }
 }
 
 TEST(Attention, ThreadsChangeNothing) {

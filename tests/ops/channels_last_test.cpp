@@ -2,10 +2,12 @@
 #include "ops/channels_last.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <vector>
 
+#include "ops/parts.h"
 #include "ops/rounding.h"
 
 namespace diffuse {
@@ -126,6 +128,41 @@ TEST(UpsampledConv, IsAConvolutionOfTheEnlargedMap) {
     }
 }
 
+// Without gradients in float32, four products of the map's own pixels instead of LibTorch's
+// operator: widths, heights and channels that no vector divides, and enough work for threads.
+TEST(UpsampledConv, WithoutGradientsTooAndInParts) {
+  const at::NoGradGuard no_grad;
+  std::vector<Size> all = sizes();
+  for (const Size& s : std::vector<Size>{{1, 3, 1, 5, 7}, {3, 19, 33, 3, 1}, {3, 33, 35, 11, 13}})
+    all.push_back(s);
+  for (Size s : all) {
+    s.n = 3;
+    SCOPED_TRACE(testing::PrintToString(s));
+    at::manual_seed(4);
+    const at::Tensor x = at::randn({s.n, s.in, s.h, s.w}), weight = at::randn({s.out, s.in, 3, 3}),
+                     bias = at::randn({s.out});
+    const auto wide = [](const at::Tensor& t) { return t.to(at::kDouble); };
+    const at::Tensor right = composed_upsampled_conv(wide(x), wide(weight), wide(bias));
+    const at::Tensor bound =
+        kUnit * of_sums(s).y *
+        composed_upsampled_conv(wide(x).abs(), wide(weight).abs(), wide(bias).abs());
+    expect_telling(right, bound, "y");
+    for (const at::MemoryFormat layout :
+         {at::MemoryFormat::ChannelsLast, at::MemoryFormat::Contiguous})
+      for (const at::MemoryFormat of_weight :
+           {at::MemoryFormat::ChannelsLast, at::MemoryFormat::Contiguous}) {
+        const at::Tensor y =
+            upsampled_conv(x.contiguous(layout), weight.contiguous(of_weight), bias);
+        ASSERT_EQ(y.scalar_type(), at::kFloat);
+        EXPECT_TRUE(y.is_contiguous(at::MemoryFormat::ChannelsLast));
+        expect_within(y, right, bound, "y");
+      }
+    expect_same_in_parts(3, [&](int64_t first, int64_t count) {
+      return upsampled_conv(x.narrow(0, first, count), weight, bias);
+    });
+  }
+}
+
 // bfloat16: the added weights are rounded once more, and the results. LibTorch's convolution may
 // keep the sums of a tap (four of them and a bias in y) or of a picture's weights in bfloat16, and
 // rounds what it adds to them each time.
@@ -153,8 +190,10 @@ TEST(ConcatChannels, IsCatForwardAndBackward) {
     EXPECT_TRUE(at::equal(b.grad(), g.narrow(1, 3, 70)));
     EXPECT_TRUE(b.grad().is_contiguous(at::MemoryFormat::ChannelsLast));
   }
-  // An input that is not channels-last is taken as it is.
-  const at::Tensor a = at::randn({1, 2, 3, 3}), b = at::randn({1, 4, 3, 3});
+  // An input that is not channels-last is taken as it is, and no gradient need be wanted.
+  const at::Tensor a = at::randn({3, 2, 3, 3}), b = at::randn({3, 5, 3, 3});
+  EXPECT_TRUE(at::equal(concat_channels(a, b), at::cat({a, b}, 1)));
+  const at::NoGradGuard no_grad;
   EXPECT_TRUE(at::equal(concat_channels(a, b), at::cat({a, b}, 1)));
 }
 

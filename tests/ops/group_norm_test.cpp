@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -12,6 +13,7 @@
 
 #include "ops/cuda.h"
 #include "ops/kernels/cpu.h"
+#include "ops/parts.h"
 #include "ops/rounding.h"
 
 namespace diffuse {
@@ -341,6 +343,41 @@ TEST(NormLayer, ThreadsAndBatchesChangeNothing) {
   EXPECT_TRUE(at::equal(alone.y, shared.y));
   for (size_t i = 0; i < alone.gradients.size(); ++i)
     EXPECT_TRUE(at::equal(alone.gradients[i], shared.gradients[i])) << i;
+}
+
+/// The layer around a case's inputs, without dropout.
+NormLayer plain_layer(const Case& c, const Inputs& in, int64_t first, int64_t count) {
+  const auto part = [&](const at::Tensor& t) {
+    return t.defined() ? t.narrow(0, first, count) : t;
+  };
+  return {.groups = c.groups,
+          .weight = in.weight,
+          .bias = in.bias,
+          .added = part(in.added),
+          .scale = part(in.scale),
+          .shift = part(in.shift),
+          .silu = c.silu};
+}
+
+// Without gradients it has no copy for them to keep: the same numbers, whatever the batch.
+TEST(NormLayer, WithoutGradientsHasTheSameBitsAndInParts) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    for (Case c : cases()) {
+      if (c.dropout > 0) continue;
+      c.n = 3;
+      SCOPED_TRACE(testing::PrintToString(c));
+      const Inputs in(c, type);
+      const at::Tensor want = run(c, in, type, true).y;
+      const at::NoGradGuard no_grad;
+      for (const at::Tensor& x : {in.x, in.x.contiguous()})
+        expect_same_in_parts(3, [&](int64_t first, int64_t count) {
+          const Normed got =
+              norm_layer(x.narrow(0, first, count), plain_layer(c, in, first, count));
+          EXPECT_TRUE(at::equal(got.x, x.narrow(0, first, count)));
+          EXPECT_TRUE(at::equal(got.y, want.narrow(0, first, count)));
+          return got.y;
+        });
+    }
 }
 
 TEST(NormLayer, BadNumbersStay) {

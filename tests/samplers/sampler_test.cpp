@@ -10,6 +10,7 @@
 #include "base/random.h"
 #include "diffusion/options.h"
 #include "ops/noise.h"
+#include "samplers/options.h"
 #include "samplers/sample.h"
 
 namespace diffuse {
@@ -140,6 +141,15 @@ TEST(RunSampler, DrawsTheGaussianWhateverTheBatch) {
   const double n = 512 * 16;  // four standard errors of mean and variance
   EXPECT_NEAR(all.mean().item<double>(), m, 4 * std::sqrt(v / n));
   EXPECT_NEAR(all.var().item<double>(), v, 4 * v * std::sqrt(2 / n));
+}
+
+TEST(SampleOptions, StepsAreAllOfTheChainUnlessGiven) {
+  SampleOptions options;
+  DiffusionOptions diffusion;
+  diffusion.steps = 300;
+  EXPECT_EQ(sampling_steps(options, diffusion), 300);
+  options.steps = 20;
+  EXPECT_EQ(sampling_steps(options, diffusion), 20);
 }
 
 TEST(RunSampler, StopsWhenTheObserverSaysSo) {

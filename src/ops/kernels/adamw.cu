@@ -43,17 +43,63 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) parts[blockIdx.x] = sum[0];
 }
 
+/// The sum over the block's threads, for each of them.
+__device__ double total_of_block(double mine) {
+  double sum[1] = {mine};
+  sum_of_block<kThreads>(sum);
+  const double total = *shared_memory<double>();
+  __syncthreads();  // all have read it
+  return total;
+}
+
+/// Where a value is a spike, and as what it enters the ring then at most.
+struct Limits {
+  double spike, entry;
+};
+
+/// Those of a ring, the same to each thread; none when all in it are equal.
+__device__ Limits limits_of(const double* ring, double z) {
+  constexpr double kNone = 1.7976931348623157e308;
+  const bool mine = threadIdx.x < SpikeWindow::kLength;
+  const double mean = total_of_block(mine ? ring[threadIdx.x] : 0) / SpikeWindow::kLength;
+  const double off = mine ? ring[threadIdx.x] - mean : 0;
+  const double variance = total_of_block(off * off) / SpikeWindow::kLength;
+  if (variance <= 0) return {kNone, kNone};
+  const double deviation = sqrt(variance);
+  return {mean + z * deviation, mean + fmax(z, SpikeWindow::kFarthest) * deviation};
+}
+
+/// Moves the window on by a finite step; whether that is a spike.
+__device__ bool is_spike(double* window, double loss, double norm, const Limits (&limits)[2]) {
+  const bool full = window[SpikeWindow::seen] >= SpikeWindow::kLength;
+  const int64_t place = static_cast<int64_t>(window[SpikeWindow::seen]) % SpikeWindow::kLength;
+  window[SpikeWindow::losses + place] = full ? fmin(loss, limits[0].entry) : loss;
+  window[SpikeWindow::norms + place] = full ? fmin(norm, limits[1].entry) : norm;
+  const bool spike = full && (loss > limits[0].spike || norm > limits[1].spike);
+  window[SpikeWindow::seen] += 1;
+  if (spike) window[SpikeWindow::spikes] += 1;
+  return spike;
+}
+
 /// One block: the norm, whether the step counts, and the numbers of the update.
 __global__ void __launch_bounds__(kThreads)
     decide_kernel(AdamwUpdate u, const double* __restrict__ parts, int count, Factors* factors) {
   double sum[1] = {};
   for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) sum[0] += parts[i];
   sum_of_block<kThreads>(sum);
+  Limits limits[2] = {};
+  if (u.spike_z > 0) {
+    limits[0] = limits_of(u.spikes + SpikeWindow::losses, u.spike_z);
+    limits[1] = limits_of(u.spikes + SpikeWindow::norms, u.spike_z);
+  }
   if (threadIdx.x != 0) return;
   // In float32 like the other bodies', so that a norm beyond its range counts as infinite.
   const float norm = static_cast<float>(sqrt(sum[0]));
   const float loss = *u.loss;
-  const bool good = isfinite(norm) && isfinite(loss);
+  const bool good =
+      isfinite(norm) && isfinite(loss) &&
+      !(u.spike_z > 0 &&
+        is_spike(u.spikes, static_cast<double>(loss), static_cast<double>(norm), limits));
   const double lr = u.rates[0], decay = u.rates[1];
   double* const t = u.tally;
   t[Tally::steps] += 1;

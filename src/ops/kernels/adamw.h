@@ -15,7 +15,8 @@ struct AdamwUpdate {
   double beta1 = 0.9, beta2 = 0.999;
   double eps = 1e-8;
   double weight_decay = 0;
-  double clip = 0;  // longest norm of a gradient; 0: any
+  double clip = 0;     // longest norm of a gradient; 0: any
+  double spike_z = 0;  // see SpikeWindow; 0: off
   const float* grad = nullptr;
   float* weight = nullptr;
   float* exp_avg = nullptr;
@@ -27,12 +28,14 @@ struct AdamwUpdate {
   const float* loss_raw = nullptr;
   float* updates = nullptr;  // made so far
   double* tally = nullptr;   // [Tally::count]
+  double* spikes = nullptr;  // [SpikeWindow::count], unless spike_z is 0
 };
 
 /// Bytes of scratch memory that update() wants, aligned to 16.
 int64_t update_scratch_bytes(int64_t n);
 
-/// One update, unless the gradient's norm or the loss is not finite: then only the tally moves.
+/// One update, unless the gradient's norm or the loss is not finite or a spike: then only the tally
+/// and the window of spikes move.
 /// Sums are taken in an order that depends on n alone. Returns the cudaError_t of its launches;
 /// `stream` is a cudaStream_t.
 int update(const AdamwUpdate& update, void* scratch, void* stream);

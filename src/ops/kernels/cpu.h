@@ -115,8 +115,8 @@ inline int64_t attention_scratch(const AttentionShape& shape) {
 }
 
 /// A convolution with stride 1 and kernel x kernel weights (1 or 3), padding kernel / 2, of
-/// channels-last maps [height, width, in]. `in` and `out` are multiples of 16, width is 4 or a
-/// multiple of 8.
+/// channels-last maps [height, width, in]. width is 4 or a multiple of 8; for the gradient of the
+/// weights `in` and `out` are multiples of 16.
 struct ConvShape {
   int64_t height = 0, width = 0;
   int64_t in = 0, out = 0;
@@ -136,10 +136,13 @@ struct ConvKernels {
   /// the shape's `in` and `out` change places, and weight is [in, kernel, kernel, out].
   void (*pack)(
       const ConvShape& shape, const float* weight, bool backward, int64_t part, float* out);
-  /// The channels of some blocks of y = the convolution of n pictures, plus bias [out] and added,
-  /// like y, where not null.
+  /// The rows [first_row, last_row) and the channels of some blocks of y = the convolution of n
+  /// pictures, plus bias [out] and added, like y, where not null. No value's order of summation
+  /// depends on what else is asked for.
   void (*forward)(const ConvShape& shape,
                   int64_t n,
+                  int64_t first_row,
+                  int64_t last_row,
                   int64_t first_block,
                   int64_t last_block,
                   const float* packed,

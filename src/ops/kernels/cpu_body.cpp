@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <utility>
 
 #include "ops/kernels/cpu.h"
 
@@ -643,24 +644,34 @@ using ConvSums = Vec[8][kSums];
 
 /// Adds one tap of the pixels whose bits are set in kPixels; a and b are its inputs for the first
 /// of each four.
+template <unsigned kPixels, int p>
+inline __attribute__((always_inline)) void add_pixel(
+    ConvSums& sums, const float* a, const float* b, int64_t channels, int64_t k, const Vec* w) {
+  if constexpr ((kPixels >> p & 1) != 0) {
+    const float x = (p < 4 ? a : b)[(p % 4) * channels + k];
+    for (int64_t j = 0; j < kSums; ++j) sums[p][j] += w[j] * x;
+  }
+}
+
 template <unsigned kPixels>
 inline __attribute__((always_inline)) void add_tap(
     ConvSums& sums, const float* a, const float* b, int64_t channels, const float* weight) {
   for (int64_t k = 0; k < channels; ++k) {
     Vec w[kSums];
     for (int64_t j = 0; j < kSums; ++j) w[j] = load(weight + k * kConvBlock + j * kLanes);
-#pragma GCC unroll 8
-    for (int p = 0; p < 8; ++p)
-      if ((kPixels >> p & 1) != 0) {
-        const float x = (p < 4 ? a : b)[(p % 4) * channels + k];
-        for (int64_t j = 0; j < kSums; ++j) sums[p][j] += w[j] * x;
-      }
+    // Not a loop: with sanitizers GCC 12 adds the pixels that a branch in one leaves out.
+    [&]<int... p>(std::integer_sequence<int, p...>) __attribute__((always_inline)) {
+      (add_pixel<kPixels, p>(sums, a, b, channels, k, w), ...);
+    }
+    (std::make_integer_sequence<int, 8>());
   }
 }
 
 /// Rows of eight pixels, or of four in two pictures.
 void conv_forward(const ConvShape& s,
                   int64_t n,
+                  int64_t first_row,
+                  int64_t last_row,
                   int64_t first_block,
                   int64_t last_block,
                   const float* packed,
@@ -677,7 +688,7 @@ void conv_forward(const ConvShape& s,
     const float* const weight = packed + c * taps * s.in;
     const int64_t channels = std::min(kConvBlock, s.out - c);
     for (int64_t i = 0; i < n; i += pictures)
-      for (int64_t v = 0; v < s.height; ++v)
+      for (int64_t v = first_row; v < last_row; ++v)
         for (int64_t u = 0; u < s.width; u += 8) {
           // A last picture without another one is computed twice.
           const int64_t other = narrow ? (i + 1 < n ? picture : 0) : 4 * s.in;
