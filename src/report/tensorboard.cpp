@@ -5,6 +5,7 @@
 
 #include <array>
 #include <bit>
+#include <charconv>
 #include <chrono>
 #include <cstring>
 #include <string_view>
@@ -74,11 +75,24 @@ std::filesystem::path new_file(const std::filesystem::path& folder) {
   ::gethostname(host, sizeof(host) - 1);
   for (char& c : host)
     if (c == '/') c = '_';
-  // TensorBoard reads the files of a folder in the order of their names.
-  std::string seconds = std::to_string(static_cast<int64_t>(unix_time()));
+  // TensorBoard reads the files of a folder in the order of their names, also after the clock was
+  // set back.
+  constexpr std::string_view kPrefix = "events.out.tfevents.";
+  auto time = static_cast<int64_t>(unix_time());
+  for (std::filesystem::directory_iterator it(folder, error);
+       !error && it != std::filesystem::directory_iterator();
+       it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    int64_t other = 0;
+    if (name.starts_with(kPrefix) &&
+        std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), other).ec ==
+            std::errc() &&
+        other >= time && other < 9'999'999'999)
+      time = other + 1;
+  }
+  std::string seconds = std::to_string(time);
   if (seconds.size() < 10) seconds.insert(0, 10 - seconds.size(), '0');
-  return folder /
-         ("events.out.tfevents." + seconds + "." + host + "." + std::to_string(::getpid()));
+  return folder / (std::string(kPrefix) + seconds + "." + host + "." + std::to_string(::getpid()));
 }
 
 // Field numbers of tensorflow/core/util/event.proto and framework/summary.proto.
@@ -90,11 +104,12 @@ constexpr int kImageHeight = 1, kImageWidth = 2, kImageColorspace = 3, kImageEnc
 
 }  // namespace
 
-TensorBoardWriter::TensorBoardWriter(const std::filesystem::path& folder, int64_t last_step)
+TensorBoardWriter::TensorBoardWriter(const std::filesystem::path& folder,
+                                     std::optional<int64_t> last_step)
     : file_(new_file(folder)) {
   event(0, bytes(kEventVersion, "brain.Event:2"));
-  if (last_step > 0)
-    event(last_step + 1, bytes(kEventSessionLog, integer(kSessionStatus, kSessionStart)));
+  if (last_step)
+    event(*last_step + 1, bytes(kEventSessionLog, integer(kSessionStatus, kSessionStart)));
 }
 
 void TensorBoardWriter::event(int64_t step, const std::string& payload) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,9 +17,10 @@ namespace diffuse {
 /// after construction: a failing write warns once.
 class TensorBoardWriter {
  public:
-  /// A new file in `folder` (created if missing). With `last_step` > 0 TensorBoard forgets what
-  /// earlier files there say about later steps. Throws Error{run_folder}.
-  explicit TensorBoardWriter(const std::filesystem::path& folder, int64_t last_step = 0);
+  /// A new file in `folder` (created if missing). With `last_step` TensorBoard forgets what earlier
+  /// files there say about later steps. Throws Error{run_folder}.
+  explicit TensorBoardWriter(const std::filesystem::path& folder,
+                             std::optional<int64_t> last_step = std::nullopt);
   void scalars(const MetricRow& row);
   /// `png`: an encoded picture of height x width with 1 to 4 channels.
   void image(int64_t step,

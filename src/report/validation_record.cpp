@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/json.h"
 
 namespace diffuse {
 namespace {
@@ -30,18 +31,19 @@ std::vector<double> numbers(const json& in, size_t images) {
 
 ValidationRecord parse(const json& in) {
   ValidationRecord out;
-  out.step = in.at("step").get<int64_t>();
+  out.step = integer(in.at("step"));
   out.weights = in.at("weights").get<std::string>();
   out.fingerprint = in.at("fingerprint").get<std::string>();
   out.unit = in.at("unit").get<std::string>();
-  out.images = in.at("images").get<int64_t>();
-  out.seed = in.at("seed").get<int64_t>();
+  out.images = integer(in.at("images"));
+  out.seed = integer(in.at("seed"));
   if (out.images < 1) throw std::runtime_error("no images");
   const auto images = static_cast<size_t>(out.images);
-  for (const json& level : in.value("levels", json::array())) {
-    const auto logsnr = level.at("logsnr").get<double>();
-    out.levels.push_back({logsnr, numbers(level.at("mse_eps"), images)});
-  }
+  if (const auto levels = in.find("levels"); levels != in.end())
+    for (const json& level : *levels) {
+      const auto logsnr = level.at("logsnr").get<double>();
+      out.levels.push_back({logsnr, numbers(level.at("mse_eps"), images)});
+    }
   if (const auto bits = in.find("bits"); bits != in.end() && !bits->is_null())
     out.bits = ValidationRecord::Bits{.prior = numbers(bits->at("prior"), images),
                                       .rest = numbers(bits->at("rest"), images),

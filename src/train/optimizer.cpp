@@ -38,6 +38,33 @@ void add_to_tally(TrainState& state,
   tally[Tally::ema_initial].mul_(at::rsub(at::mul(ok, 1 - decay), 1.0));
 }
 
+/// Moves state.spikes on by one step; whether it is a spike: 0-dim, of `bad`'s type, which is 1 for
+/// a step that is not finite. Such a one leaves no trace.
+at::Tensor spike_of(TrainState& state,
+                    double z,
+                    const at::Tensor& bad,
+                    const at::Tensor& loss,
+                    const at::Tensor& norm) {
+  constexpr int64_t length = SpikeWindow::kLength;
+  const at::Tensor seen = state.spikes[SpikeWindow::seen];
+  const at::Tensor rings =
+      state.spikes.narrow(0, SpikeWindow::losses, 2 * length).view({2, length});
+  const at::Tensor mean = rings.mean(1, /*keepdim=*/true);
+  const at::Tensor variance = (rings - mean).square().mean(1, /*keepdim=*/true);
+  const at::Tensor deviation = variance.sqrt();
+  const at::Tensor value = at::stack({loss, norm}).to(at::kDouble).unsqueeze(1);
+  const at::Tensor judged = at::logical_and(seen >= length, variance > 0);
+  const at::Tensor high = at::logical_and(judged, value > mean + z * deviation);
+  const at::Tensor farthest = mean + std::max(z, SpikeWindow::kFarthest) * deviation;
+  const at::Tensor entry = at::where(judged, at::minimum(value, farthest), value);
+  const at::Tensor place = at::remainder(seen, length).to(at::kLong).view({1});
+  rings.index_copy_(1, place, at::where(bad > 0, rings.index_select(1, place), entry));
+  seen.add_(at::rsub(bad, 1.0));
+  const at::Tensor spike = at::logical_and(high.any(), bad == 0).to(bad.scalar_type());
+  state.spikes[SpikeWindow::spikes].add_(spike);
+  return spike;
+}
+
 /// The part of the flat buffers that one call of AdamW updates.
 struct Part {
   int64_t begin, end;
@@ -60,8 +87,10 @@ void update_composed(TrainState& state,
                      const at::Tensor& loss_raw) {
   const at::Tensor& grad = state.params.grad();
   const at::Tensor norm = at::linalg_vector_norm(grad);
-  const at::Tensor bad =
+  at::Tensor bad =
       at::logical_not(at::logical_and(at::isfinite(norm), at::isfinite(loss))).to(at::kFloat);
+  if (options.spike_guard > 0)
+    bad = at::add(bad, spike_of(state, options.spike_guard, bad, loss, norm));
   // Pascanu et al. 2013, algorithm 1: a gradient longer than `clip` is scaled down to that norm.
   // _fused_adamw_ divides the gradient by grad_scale, here max(norm / clip, 1).
   const c10::optional<at::Tensor> scale =
@@ -113,7 +142,13 @@ void update_fused(TrainState& state,
                   const at::Tensor& loss_raw) {
   // In float32 like the composed body's, so that a norm beyond its range counts as infinite.
   const auto norm = static_cast<float>(norm_of(state.params.grad()));
-  const bool good = std::isfinite(norm) && std::isfinite(loss.item<float>());
+  bool good = std::isfinite(norm) && std::isfinite(loss.item<float>());
+  if (options.spike_guard > 0) {
+    const auto scalar = [](double value) { return at::full({}, value, at::kFloat); };
+    const at::Tensor spike =
+        spike_of(state, options.spike_guard, scalar(good ? 0 : 1), loss, scalar(norm));
+    good = good && spike.item<float>() == 0;
+  }
   const double decay = ema_decay(options, state.step + 1);
   if (good) {
     state.updates.add_(1);
@@ -160,6 +195,7 @@ void update_on_gpu(TrainState& state,
        .weight_decay = options.weight_decay,
        .decay_end = options.decay_norms_and_biases ? layout.flat_size() : layout.decay_end(),
        .clip = options.grad_clip,
+       .spike_z = options.spike_guard,
        .grad = state.params.grad(),
        .weight = state.params.flat(),
        .exp_avg = state.exp_avg,
@@ -170,7 +206,8 @@ void update_on_gpu(TrainState& state,
        .loss = loss,
        .loss_raw = loss_raw,
        .updates = state.updates,
-       .tally = state.tally});
+       .tally = state.tally,
+       .spikes = state.spikes});
 }
 
 }  // namespace

@@ -13,7 +13,8 @@ void set_rates(TrainState& state, const OptimOptions& options, int64_t steps);
 
 /// One update from the gradient in state.params.grad(): clipping by the global norm, AdamW, EMA,
 /// and the tally, all on the device. `loss` and `loss_raw` are 0-dim tensors of the global batch.
-/// When the loss or the norm is not finite nothing but the tally changes. `steps` is the length of
+/// When the loss or the norm is not finite, or a spike by options.spike_guard (see SpikeWindow),
+/// nothing but the tally and the window of spikes changes. `steps` is the length of
 /// the run, for the learning rate.
 /// `fused`: in one pass over memory, else of LibTorch's operators; equal up to rounding. On a GPU
 /// it takes learning rate and EMA decay from state.rates instead of working them out, so that it

@@ -34,11 +34,22 @@ void OptimOptions::fields(Fields& f) {
            {{Decay::constant, "constant"}, {Decay::cosine, "cosine"}, {Decay::linear, "linear"}},
            "learning rate after the warm-up; cosine and linear reach 0 at train.steps")
       .also_called({"lr_scheduler", "lr_schedule", "lr_scheduler_type", "scheduler", "lr_decay"});
+  f(spike_guard,
+    "spike_guard",
+    "skip an update whose loss or gradient norm is so many standard deviations above the mean of "
+    "the last 128 steps, e.g. 6; 0: off")
+      .at_least(0)
+      .also_called({"skip_z_score", "skip_update_lossz", "skip_update_gradz", "spike_threshold"});
   f(max_skips_in_row,
     "max_skips_in_row",
-    "stop when so many updates in a row were skipped for a loss or gradient that is not finite; "
-    "0: never")
+    "roll back to the newest good checkpoint when so many updates in a row were skipped; 0: never")
       .at_least(0)
+      .free_on_resume();
+  f(max_rollbacks,
+    "max_rollbacks",
+    "rollbacks of a run, each with other draws than before; the next divergence ends it")
+      .at_least(0)
+      .at_most(1000)
       .free_on_resume();
   f(ema_decay, "ema_decay", "decay of the averaged weights (EMA)")
       .at_least(0)
@@ -70,7 +81,8 @@ void TrainOptions::fields(Fields& f) {
       .also_called({"batch_size", "train_batch_size", "global_batch_size", "bs"});
   f(micro_batch,
     "micro_batch",
-    "pictures that go through the network at once; auto: the whole batch")
+    "pictures that go through the network at once; auto: the whole batch, or as many as fit in "
+    "memory and take a CPU a second or two")
       .at_least(1)
       .free_on_resume()
       .also_called(

@@ -23,7 +23,9 @@ struct OptimOptions {
   double grad_clip = 1.0;  // 0: off
   int64_t warmup_steps = 500;
   Decay decay = Decay::constant;
-  int64_t max_skips_in_row = 20;  // not finite updates in a row that end the run; 0: never
+  double spike_guard = 0;         // standard deviations above the last 128 steps; 0: off
+  int64_t max_skips_in_row = 20;  // skipped updates in a row that roll the run back; 0: never
+  int64_t max_rollbacks = 3;      // of the whole run; one more ends it
   double ema_decay = 0.9999;
   double ema_power = 0.75;  // warm-up of the EMA: decay_n = min(ema_decay, 1 - n^-power); 0: none
   void fields(Fields& f);
@@ -33,7 +35,7 @@ struct OptimOptions {
 struct TrainOptions {
   int64_t steps = 100'000;
   int64_t batch = 128;                 // the global batch
-  std::optional<int64_t> micro_batch;  // none: the whole batch at once
+  std::optional<int64_t> micro_batch;  // none: the whole batch, or what fits
   Precision precision = Precision::fp32;
   std::string device = "auto";  // auto | cpu | cuda | cuda:N
   void fields(Fields& f);

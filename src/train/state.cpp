@@ -8,7 +8,9 @@
 #include <nlohmann/json.hpp>
 
 #include "base/files.h"
+#include "base/json.h"
 #include "base/log.h"
+#include "base/random.h"
 
 namespace diffuse {
 namespace {
@@ -17,6 +19,7 @@ constexpr int64_t kFormat = 1;
 constexpr const char* kExpAvg = "exp_avg.";
 constexpr const char* kExpAvgSq = "exp_avg_sq.";
 constexpr const char* kHistory = "history.safetensors";
+constexpr const char* kSpikes = "spikes.safetensors";
 
 /// The tensors of a row-major flat CPU buffer as views of bytes, named prefix + parameter name.
 void add_views(std::vector<TensorView>& out,
@@ -92,14 +95,36 @@ void read_history(const std::filesystem::path& path, LossHistory& history) {
   copy(views[1], history.count);
 }
 
+/// The window of the guard against spikes, as views of bytes.
+std::vector<TensorView> spike_views(const at::Tensor& spikes) {
+  return {{.name = "window",
+           .dtype = "F64",
+           .shape = {SpikeWindow::count},
+           .bytes = std::as_bytes(std::span(spikes.const_data_ptr<double>(),
+                                            static_cast<size_t>(SpikeWindow::count)))}};
+}
+
+/// Without such a file the window is empty: the guard was off.
+at::Tensor read_spikes(const std::filesystem::path& path) {
+  const at::Tensor spikes = at::zeros({SpikeWindow::count}, at::kDouble);
+  if (!std::filesystem::exists(path)) return spikes;
+  const SafetensorsFile file(path);
+  const TensorView like = spike_views(spikes).front();
+  const TensorView* found = file.find(like.name);
+  if (found == nullptr || found->dtype != like.dtype || found->shape != like.shape)
+    throw Error(Exit::checkpoint, path.string() + " is not a window of 128 losses and norms");
+  std::memcpy(spikes.mutable_data_ptr<double>(), found->bytes.data(), found->bytes.size());
+  return spikes;
+}
+
 nlohmann::json read_state_json(const std::filesystem::path& checkpoint) {
   const auto path = checkpoint / "state.json";
   const std::string text = read_file(path, Exit::checkpoint, 16 << 20);
-  const auto json = nlohmann::json::parse(text, nullptr, false);
+  const auto json = parse_json(text);
   if (!json.is_object()) throw Error(Exit::checkpoint, path.string() + " is not valid JSON");
-  if (json.value("format", int64_t{0}) != kFormat)
+  if (const int64_t format = integer(json.at("format")); format != kFormat)
     throw Error(Exit::checkpoint,
-                path.string() + " has format " + std::to_string(json.value("format", int64_t{0})) +
+                path.string() + " has format " + std::to_string(format) +
                     "; this diffuse reads format " + std::to_string(kFormat));
   return json;
 }
@@ -109,7 +134,9 @@ template <class Read>
 auto reading(const std::filesystem::path& checkpoint, Read read) {
   try {
     return read(read_state_json(checkpoint));
-  } catch (const nlohmann::json::exception& e) {
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& e) {
     throw Error(Exit::checkpoint, (checkpoint / "state.json").string() + ": " + e.what());
   }
 }
@@ -123,8 +150,37 @@ TrainState::TrainState(const ParamLayout& layout, at::Tensor flat)
       exp_avg_sq(at::zeros_like(flat)),
       updates(at::zeros({1}, flat.options())),
       tally(at::zeros({Tally::count}, flat.options().dtype(at::kDouble))),
+      spikes(at::zeros({SpikeWindow::count}, flat.options().dtype(at::kDouble))),
       rates(at::zeros({2}, flat.options().dtype(at::kDouble))) {
   tally[Tally::ema_initial].fill_(1.0);
+}
+
+void TrainState::restart(const at::Tensor& flat) {
+  const at::NoGradGuard no_grad;
+  params.flat().copy_(flat);
+  if (params.half().defined()) params.half().copy_(flat);
+  ema.copy_(flat);
+  for (const at::Tensor& t : {exp_avg, exp_avg_sq, updates, tally, spikes}) t.zero_();
+  tally[Tally::ema_initial].fill_(1.0);
+  step = images_seen = logged_step = rollbacks = 0;
+  rolled_back_to = -1;
+  if (history.bins() > 0) history = LossHistory(history.bins());
+}
+
+bool is_finite(const TrainState& state) {
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> ends;  // NaN anywhere is NaN here
+  for (const at::Tensor& t : {state.params.flat(), state.ema, state.exp_avg, state.exp_avg_sq}) {
+    const auto [low, high] = at::aminmax(t);
+    ends.insert(ends.end(), {low, high});
+  }
+  return at::isfinite(at::stack(ends)).all().item<bool>();
+}
+
+uint64_t draw_seed(uint64_t seed, int64_t rollbacks) {
+  if (rollbacks == 0) return seed;
+  return random_bits(
+      {.seed = seed, .purpose = Purpose::rollback, .step = static_cast<uint64_t>(rollbacks)});
 }
 
 std::filesystem::path save_state(const std::filesystem::path& folder,
@@ -136,7 +192,7 @@ std::filesystem::path save_state(const std::filesystem::path& folder,
   const at::Tensor ema = layout.to_row_major(state.ema.cpu());
   const at::Tensor exp_avg = layout.to_row_major(state.exp_avg.cpu());
   const at::Tensor exp_avg_sq = layout.to_row_major(state.exp_avg_sq.cpu());
-  const at::Tensor tally = state.tally.cpu();
+  const at::Tensor tally = state.tally.cpu(), spikes = state.spikes.cpu();
 
   std::vector<CheckpointFile> files(5);
   files[0].name = "model.safetensors";
@@ -153,6 +209,11 @@ std::filesystem::path save_state(const std::filesystem::path& folder,
   json["step"] = state.step;
   json["images_seen"] = state.images_seen;
   json["logged_step"] = state.logged_step;
+  if (state.micro_batch > 0) json["micro_batch"] = state.micro_batch;
+  if (state.rollbacks > 0) {
+    json["rollbacks"] = state.rollbacks;
+    json["rolled_back_to"] = state.rolled_back_to;
+  }
   json["updates"] = static_cast<int64_t>(state.updates.item<float>());
   json["tally"] = std::vector<double>(tally.const_data_ptr<double>(),
                                       tally.const_data_ptr<double>() + Tally::count);
@@ -168,20 +229,32 @@ std::filesystem::path save_state(const std::filesystem::path& folder,
     file.name = kHistory;
     file.tensors = history_views(state.history);
   }
+  if (spikes.const_data_ptr<double>()[SpikeWindow::seen] > 0) {
+    CheckpointFile& file = files.emplace_back();
+    file.name = kSpikes;
+    file.tensors = spike_views(spikes);
+  }
   for (const auto& [name, text] : info.files)
     files.push_back({.name = name, .tensors = {}, .text = text});
   return write_checkpoint(folder, state.step, files, verify_after_write);
+}
+
+uint64_t checkpoint_bytes(const ParamLayout& layout) {
+  constexpr uint64_t kTensors = 4, kRest = 1 << 16;
+  uint64_t numbers = 0;
+  for (const ParamInfo& info : layout.infos()) numbers += static_cast<uint64_t>(info.size);
+  return kTensors * sizeof(float) * numbers + kRest;
 }
 
 CheckpointInfo load_info(const std::filesystem::path& checkpoint) {
   return reading(checkpoint, [&](const nlohmann::json& json) {
     CheckpointInfo info;
     info.config = read_file(checkpoint / "config.yaml", Exit::checkpoint, 1 << 20);
-    info.step = json.at("step").get<int64_t>();
+    info.step = integer(json.at("step"));
     info.seed = json.at("seed").get<uint64_t>();
-    info.num_classes = json.at("num_classes").get<int64_t>();
+    info.num_classes = integer(json.at("num_classes"));
     info.class_names = json.at("class_names").get<std::vector<std::string>>();
-    info.images = json.at("images").get<int64_t>();
+    info.images = integer(json.at("images"));
     info.fingerprint = json.at("fingerprint").get<uint64_t>();
     for (const char* name : {kScheduleFile, kWeightingFile})
       if (std::filesystem::exists(checkpoint / name))
@@ -207,12 +280,22 @@ void load_state(const std::filesystem::path& checkpoint,
   read_views(optim, path.string(), layout, flat, kExpAvgSq);
   state.exp_avg_sq.copy_(layout.from_row_major(flat));
 
-  if (state.history.bins() > 0) read_history(checkpoint / kHistory, state.history);
+  if (state.history.bins() > 0) {
+    state.history = LossHistory(state.history.bins());
+    read_history(checkpoint / kHistory, state.history);
+  }
+  state.spikes.copy_(read_spikes(checkpoint / kSpikes));
   reading(checkpoint, [&](const nlohmann::json& json) {
-    state.step = json.at("step").get<int64_t>();
-    state.images_seen = json.at("images_seen").get<int64_t>();
-    state.logged_step = json.at("logged_step").get<int64_t>();
-    state.updates.fill_(static_cast<double>(json.at("updates").get<int64_t>()));
+    state.step = integer(json.at("step"));
+    state.images_seen = integer(json.at("images_seen"));
+    state.logged_step = integer(json.at("logged_step"));
+    const auto optional = [&](const char* name, int64_t without) {
+      return json.contains(name) ? integer(json.at(name)) : without;
+    };
+    state.micro_batch = optional("micro_batch", 0);
+    state.rollbacks = optional("rollbacks", 0);
+    state.rolled_back_to = optional("rolled_back_to", -1);
+    state.updates.fill_(static_cast<double>(integer(json.at("updates"))));
     const auto tally = json.at("tally").get<std::vector<double>>();
     if (tally.size() != static_cast<size_t>(Tally::count))
       throw Error(Exit::checkpoint,

@@ -26,12 +26,27 @@ struct TrainState {
   at::Tensor exp_avg_sq;
   at::Tensor updates;  // [1] float32: updates made, i.e. steps less skipped ones
   at::Tensor tally;    // [Tally::count] float64
+  at::Tensor spikes;   // [SpikeWindow::count] float64; zeros without optim.spike_guard
   at::Tensor rates;    // [2] float64: see set_rates()
   int64_t step = 0;    // optimizer steps done
   int64_t images_seen = 0;
-  int64_t logged_step = 0;  // the last log line
-  LossHistory history;      // of time_sampler importance; else without bins
+  int64_t logged_step = 0;      // the last log line
+  int64_t micro_batch = 0;      // that was found to fit; 0: nothing else was tried
+  int64_t rollbacks = 0;        // of the run, see draw_seed()
+  int64_t rolled_back_to = -1;  // the step of the last one
+  LossHistory history;          // of time_sampler importance; else without bins
+
+  /// That of a new run with these weights; flat, as for the constructor.
+  void restart(const at::Tensor& flat);
 };
+
+/// Whether the weights, their average and both moments hold neither NaN nor infinity. The only wait
+/// for the device is for one value.
+bool is_finite(const TrainState& state);
+
+/// The seed of what a step draws (pictures, times, noise, dropout) after so many rollbacks: the
+/// run's own before the first. With the same draws, what went wrong once would go wrong again.
+uint64_t draw_seed(uint64_t seed, int64_t rollbacks);
 
 /// Names in a checkpoint of the files behind schedule `table` and weighting `table`.
 inline constexpr const char* kScheduleFile = "schedule.txt";
@@ -56,6 +71,9 @@ std::filesystem::path save_state(const std::filesystem::path& folder,
                                  const ParamLayout& layout,
                                  const CheckpointInfo& info,
                                  bool verify_after_write);
+
+/// About what such a checkpoint takes on the disk: its tensors, and a little for the rest.
+uint64_t checkpoint_bytes(const ParamLayout& layout);
 
 /// The info of a checkpoint. Throws Error{checkpoint}.
 CheckpointInfo load_info(const std::filesystem::path& checkpoint);

@@ -7,6 +7,7 @@
 #include <deque>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -14,6 +15,7 @@
 #include "ops/batch.h"
 #include "ops/cuda.h"
 #include "ops/noise.h"
+#include "ops/out_of_memory.h"
 #include "train/optimizer.h"
 
 namespace diffuse {
@@ -40,6 +42,7 @@ class Step {
       : state_(state),
         setup_(setup),
         device_(state.params.flat().device()),
+        micro_batch_(setup.micro_batch),
         on_gpu_(device_.is_cuda() && setup.fused) {
     // The bfloat16 weights are made once a step, not by each pass over the network.
     if (setup.fused && setup.bf16) state.params.keep_half(setup.network.layout());
@@ -67,20 +70,74 @@ class Step {
     }
   }
 
-  /// Gradient and update.
-  void run() {
-    if (!graph_ && can_be_captured() && eager_steps_++ >= kEagerSteps) capture();
-    if (graph_)
-      graph_->replay();
-    else
-      compute();
-    if (on_gpu_) bound_queue();
+  /// Gradient and update, in smaller micro-batches where memory runs out. False: the step was
+  /// abandoned, and nothing has changed.
+  bool run() {
+    std::string why;
+    bool done = false;
+    for (;;) {
+      try {
+        done = run_as_is();
+        break;
+      } catch (const std::exception& e) {
+        const std::optional<std::string> what = out_of_memory(e);
+        // An update that has begun cannot be made again.
+        if (!what || updating_ || setup_.micro_batches.empty()) throw;
+        if (why.empty()) why = *what;
+        shrink(why);
+      }
+    }
+    if (!why.empty() && done) split_ = why;
+    return done;
+  }
+
+  /// Tells of a step that had to be made in smaller micro-batches, once it is counted.
+  void tell_of_split() {
+    if (split_.empty()) return;
+    const std::string why = std::exchange(split_, "");
+    const std::string n = std::to_string(micro_batch_);
+    if (!setup_.split)
+      throw Error(Exit::device,
+                  "out of memory: " + why + ", for a micro-batch of " +
+                      std::to_string(setup_.micro_batch) +
+                      "; the same training fits in smaller ones: "
+                      "--set train.micro_batch=" +
+                      n);
+    log::warn("out of memory: " + why + "; going on with " + n +
+              " pictures at once (train.micro_batch), the batch stays " +
+              std::to_string(setup_.batch));
+    state_.micro_batch = micro_batch_;
   }
 
   /// The weighted loss of each sample, [batch]; only for an adaptive time sampler.
   const at::Tensor& losses() const { return losses_; }
 
  private:
+  void shrink(const std::string& why) {
+    graph_.reset();  // it is of the former size
+    eager_steps_ = 0;
+    for (const int64_t n : setup_.micro_batches) {
+      if (n >= micro_batch_) continue;
+      micro_batch_ = n;
+      return;
+    }
+    throw Error(Exit::device,
+                "out of memory: " + why + "; not even a micro-batch of " +
+                    std::to_string(micro_batch_) + " fits: use a smaller network or data.size");
+  }
+
+  /// False: abandoned.
+  bool run_as_is() {
+    if (abandoned()) return false;
+    if (!graph_ && can_be_captured() && eager_steps_++ >= kEagerSteps) capture();
+    if (graph_)
+      graph_->replay();
+    else if (!compute())
+      return false;
+    if (on_gpu_) bound_queue();
+    return true;
+  }
+
   /// Copies a tensor of the host to one that is made on the first call and keeps its place.
   void assign(at::Tensor& to, at::Tensor from) const {
     if (!to.defined()) to = at::empty_like(from, from.options().device(device_));
@@ -88,6 +145,8 @@ class Step {
     if (device_.is_cuda()) from = from.pin_memory();
     to.copy_(from, /*non_blocking=*/true);
   }
+
+  bool abandoned() const { return setup_.abandon && setup_.abandon(); }
 
   /// Whether compute() works on pictures, and reads nothing from the host: neither the bound's
   /// numbers nor the features of a learned weight.
@@ -141,7 +200,9 @@ class Step {
                                 key);
   }
 
-  void compute() {
+  /// False: abandoned.
+  bool compute() {
+    updating_ = false;
     const Model& network = setup_.network;
     Params& params = state_.params;
     const bool rounded = params.half().defined();
@@ -150,8 +211,10 @@ class Step {
     if (adaptive && !losses_.defined())
       losses_ = at::empty({setup_.batch}, at::TensorOptions(device_).dtype(at::kFloat));
     at::Tensor loss, loss_raw;  // 0-dim, of the global batch
-    for (int64_t first = 0; first < setup_.batch; first += setup_.micro_batch) {
-      const int64_t n = std::min(setup_.micro_batch, setup_.batch - first);
+    for (int64_t first = 0; first < setup_.batch; first += micro_batch_) {
+      // A stop does not wait for many of them; those of a GPU are queued, not computed here.
+      if (first > 0 && !on_gpu_ && abandoned()) return false;
+      const int64_t n = std::min(micro_batch_, setup_.batch - first);
       const Objective::Rows levels = setup_.objective.has_bound()
                                          ? setup_.objective.rows(times_->data() + first, n)
                                          : Objective::rows_in(numbers_.narrow(1, first, n));
@@ -183,13 +246,19 @@ class Step {
       loss = loss.defined() ? loss + share.detach() : share.detach();
       loss_raw = loss_raw.defined() ? loss_raw + raw_share : raw_share;
     }
+    updating_ = true;
     update(state_, network.layout(), setup_.optim, setup_.steps, loss, loss_raw, setup_.fused);
+    updating_ = false;
+    return true;
   }
 
   TrainState& state_;
   const TrainSetup& setup_;
   at::Device device_;
-  bool on_gpu_;  // with the kernels, which read what changes from the device
+  int64_t micro_batch_;
+  bool updating_ = false;
+  std::string split_;  // why the last step was made in smaller micro-batches
+  bool on_gpu_;        // with the kernels, which read what changes from the device
   const std::vector<Time>* times_ = nullptr;
   at::Tensor pixels_, indices_, flips_, values_, labels_;  // [batch, ...]
   at::Tensor numbers_;                                     // Objective::numbers()
@@ -222,7 +291,7 @@ bool train(TrainState& state,
               .seed = setup.seed, .step = static_cast<uint64_t>(state.step), .batch = setup.batch},
           adaptive ? &state.history : nullptr);
       step.take(batch, times);
-      step.run();
+      if (!step.run()) break;
       if (adaptive) {
         const at::Tensor all = step.losses().to(at::kDouble).cpu();
         for (int64_t i = 0; i < setup.batch; ++i)
@@ -230,6 +299,7 @@ bool train(TrainState& state,
       }
       ++state.step;
       state.images_seen += setup.batch;
+      step.tell_of_split();
 
       for (const Action& action : actions)
         if (action.due(state.step)) action.run(state);

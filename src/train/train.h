@@ -24,7 +24,7 @@ struct TrainSetup {
   OptimOptions optim;
   int64_t steps = 0;        // of the whole run
   int64_t batch = 0;        // global
-  int64_t micro_batch = 0;  // at most `batch`
+  int64_t micro_batch = 0;  // at most `batch`; may become less, see train()
   uint64_t seed = 0;
   bool bf16 = false;  // see UNet::forward
   // Kernels of our own for the update, and on a GPU for batch and loss; see also Model.
@@ -33,9 +33,15 @@ struct TrainSetup {
   // learned weight. Adaptive time samplers read the losses of every step, and so wait for it.
   bool capture = true;
   std::function<void()> captured = nullptr;  // told when it was
+  // Sizes that a micro-batch may have, falling: where memory runs out, the next one is tried.
+  std::vector<int64_t> micro_batches{};
+  bool split = false;  // and training goes on with it
   // The whole data set, uint8 [any, height, width, channels], on the device; undefined where a
   // batch brings its own pixels.
   at::Tensor pictures{};
+  // Asked before each micro-batch, on a GPU before each step: true drops the step, which leaves the
+  // state as it was after the last one, and ends the training. Null: never.
+  std::function<bool()> abandon{};
 };
 
 /// Periodic work, run after a step when due(step) says so, in the order of the list.
@@ -47,11 +53,16 @@ struct Action {
 /// Due at every multiple of `steps`; never when that is 0.
 std::function<bool(int64_t)> every(int64_t steps);
 
-/// Trains until state.step == setup.steps or stop() says so after a step (Ho et al. 2020, algorithm
-/// 1). What is drawn (pictures, t, noise, dropout) depends on the state, the setup and the data
-/// alone, so resuming from a saved state goes on as if nothing had happened. On the CPU, with as
-/// many threads, that holds for every bit of the result; on a GPU cuDNN's choice of algorithms and
-/// atomic sums may change the last bits from run to run. Returns whether all steps are done.
+/// Trains until state.step == setup.steps, or stop() says so after a step, or setup.abandon()
+/// within one; then `batches` is not to be used again (Ho et al. 2020, algorithm 1). What is drawn
+/// (pictures, t, noise, dropout) depends on the state, the setup and the data alone, so resuming
+/// from a saved state goes on as if nothing had happened. On the CPU, with as many threads, that
+/// holds for every bit of the result; on a GPU cuDNN's choice of algorithms and atomic sums may
+/// change the last bits from run to run. Returns whether all steps are done.
+/// Where memory runs out in a step, it is made again in smaller micro-batches; the batch, and what
+/// is drawn, stay. With setup.split that is told, kept in state.micro_batch, and training goes on;
+/// else it throws Error{device} with the micro-batch that was found to work, when that step is
+/// made.
 bool train(TrainState& state,
            const TrainSetup& setup,
            BatchSource& batches,

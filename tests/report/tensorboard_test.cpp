@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <set>
 #include <stdexcept>
 
 #include "base/error.h"
@@ -176,6 +177,20 @@ TEST(TensorBoard, AResumedRunSaysFromWhereItGoesOn) {
   const auto start = message_of(records[1]);
   EXPECT_EQ(field(start, 2).integer, 501u);
   EXPECT_EQ(field(message_of(field(start, 7).bytes), 1).integer, 1u);  // SessionLog.START
+}
+
+TEST(TensorBoard, FilesFollowEachOtherAlsoWhenTheClockWasSetBack) {
+  const TempFolder folder;
+  const std::string earlier = "events.out.tfevents.5000000000.host.1";  // of the year 2128
+  spill(folder / earlier, "");
+  spill(folder / "events.out.tfevents.notes", "");
+  { TensorBoardWriter(folder.path()); }
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder.path()))
+    names.insert(entry.path().filename().string());
+  ASSERT_EQ(names.size(), 3u);
+  const std::string written = *std::next(names.find(earlier));
+  EXPECT_EQ(written.rfind("events.out.tfevents.5000000001.", 0), 0u) << written;
 }
 
 TEST(TensorBoard, SaysWhenItCannotBeMade) {

@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <fstream>
+#include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "support/temp_folder.h"
@@ -47,11 +49,20 @@ TEST(ValidationRecord, OneThatIsDamagedIsNamed) {
   std::string shorter = record, other = record;
   shorter.replace(shorter.find("[3,4],\"loss\""), 5, "[3]");
   other.replace(other.find("\"seed\":4"), 8, "\"seed\":\"x\"");
-  for (const std::string& text : {record.substr(0, 100), shorter, other, std::string("[]")}) {
+  std::vector<std::string> bad{record.substr(0, 100), shorter, other, "[]"};
+  // Numbers that no 64-bit integer is, and lists that a recursive copy would not survive.
+  for (const char* number : {"1e300", "2.5", "18446744073709551615", "-1", "null"}) {
+    bad.push_back(record);
+    bad.back().replace(record.find("\"images\":2"), 10, std::string("\"images\":") + number);
+  }
+  const std::string deep = std::string(1'000'000, '[') + std::string(1'000'000, ']');
+  bad.push_back(record);
+  bad.back().replace(record.find("[{\"logsnr"), 1, "[" + deep + ",");
+  for (const std::string& text : bad) {
     std::ofstream(path, std::ios::trunc) << text;
     try {
       read_validation(path);
-      ADD_FAILURE() << text;
+      ADD_FAILURE() << text.substr(0, 1000);
     } catch (const Error& e) {
       EXPECT_EQ(e.code, Exit::run_folder);
       EXPECT_NE(std::string(e.what()).find(path.string()), std::string::npos) << e.what();

@@ -312,5 +312,88 @@ TEST(UpdateOnAGpu, EqualsTheComposedBody) {
   EXPECT_TRUE(at::allclose(there.tally.cpu(), host.tally, 1e-6, 0));
 }
 
+/// What the guard should do, written out again: the step's verdict, and the rings after it.
+struct PlainGuard {
+  std::vector<double> rings[2];
+  bool step(double z, double loss, double norm) {
+    const double values[] = {loss, norm};
+    bool spike = false;
+    for (int i = 0; i < 2; ++i) {
+      std::vector<double>& ring = rings[i];
+      double entry = values[i];
+      if (ring.size() >= 128) {
+        double mean = 0, variance = 0;
+        const std::vector<double> last(ring.end() - 128, ring.end());
+        for (const double x : last) mean += x / 128;
+        for (const double x : last) variance += (x - mean) * (x - mean) / 128;
+        const double deviation = std::sqrt(variance);
+        if (variance > 0) entry = std::min(entry, mean + std::max(z, 24.0) * deviation);
+        spike = spike || (variance > 0 && values[i] > mean + z * deviation);
+      }
+      ring.push_back(entry);
+    }
+    return spike;
+  }
+};
+
+class SpikeGuard : public testing::TestWithParam<bool> {};
+
+TEST_P(SpikeGuard, SkipsWhatIsFarAboveTheLastSteps) {
+  const bool fused = GetParam();
+  const ParamLayout layout = small_layout();
+  TrainState state = initial_state(layout);
+  OptimOptions o;
+  o.spike_guard = 6;
+  PlainGuard plain;
+  int64_t spikes = 0;
+  const auto step = [&](double loss, double gradient) {
+    set_gradient(state, layout, 100 + static_cast<uint64_t>(state.step), gradient);
+    const double norm = at::linalg_vector_norm(state.params.grad()).item<float>();
+    const at::Tensor before = state.params.flat().clone();
+    const bool finite = std::isfinite(loss);
+    const bool spike = finite && plain.step(o.spike_guard, static_cast<float>(loss), norm);
+    update(state, layout, o, 1000, at::scalar_tensor(loss), at::scalar_tensor(loss), fused);
+    ++state.step;
+    spikes += spike;
+    EXPECT_EQ(at::equal(before, state.params.flat()), spike || !finite) << state.step;
+    EXPECT_EQ(state.spikes[SpikeWindow::spikes].item<double>(), static_cast<double>(spikes));
+    return spike;
+  };
+  // Nothing is known yet, so nothing is judged.
+  EXPECT_FALSE(step(1e9, 1));
+  for (int i = 0; i < 127; ++i) EXPECT_FALSE(step(1 + 0.01 * (i % 7), 0.01));
+  for (int i = 0; i < 128; ++i) EXPECT_FALSE(step(1 + 0.01 * (i % 7), 0.01));  // 1e9 leaves
+  EXPECT_FALSE(step(0, 0.001));                                                // below is no spike
+  EXPECT_TRUE(step(1e6, 0.01));
+  EXPECT_TRUE(step(1e6, 0.01));  // the first does not hide the second
+  EXPECT_TRUE(step(1, 1e6));     // the gradient alone
+  EXPECT_FALSE(step(1, 0.01));
+  const at::Tensor window = state.spikes.clone();
+  EXPECT_FALSE(step(std::nan(""), 0.01));  // skipped, but leaves no trace
+  EXPECT_TRUE(at::equal(window, state.spikes));
+  // A lasting change becomes the norm before optim.max_skips_in_row is reached.
+  int64_t skips = 0;
+  while (skips < 20 && step(50, 0.01)) ++skips;
+  EXPECT_LT(skips, 20);
+  EXPECT_GT(skips, 0);
+  EXPECT_EQ(state.tally[Tally::skipped].item<double>(), static_cast<double>(spikes + 1));
+}
+
+TEST_P(SpikeGuard, JudgesNothingWhereAllStepsAreEqual) {
+  const ParamLayout layout = small_layout();
+  TrainState state = initial_state(layout);
+  OptimOptions o;
+  o.spike_guard = 6;
+  for (int i = 0; i < 131; ++i) {
+    set_gradient(state, layout, 7, 1);
+    const double loss = i < 130 ? 1 : 1.5;
+    update(state, layout, o, 1000, at::scalar_tensor(loss), at::scalar_tensor(1.0), GetParam());
+    ++state.step;
+  }
+  EXPECT_EQ(state.updates.item<float>(), 131);
+}
+
+INSTANTIATE_TEST_SUITE_P(Fused, SpikeGuard, testing::Bool());
+
 }  // namespace
 }  // namespace diffuse

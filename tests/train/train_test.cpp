@@ -8,6 +8,8 @@
 #include <array>
 #include <cmath>
 #include <filesystem>
+#include <numeric>
+#include <random>
 
 #include "base/files.h"
 #include "diffusion/support.h"
@@ -176,6 +178,66 @@ TEST(Train, ResumedThroughACheckpointIsBitExact) {
                             first.ema));
     }
   }
+}
+
+// 54 interruptions: whenever, with any number of workers, and through a checkpoint each time.
+TEST(Train, RandomInterruptionsChangeNoBit) {
+  const TempFolder folder;
+  std::mt19937 random(5);
+  int interruptions = 0;
+  for (const auto& row : time_samplers()) {
+    SCOPED_TRACE(row.name);
+    SmallRun run(0.2, at::kCPU, row.name);
+    const TrainSetup setup = run.setup(20, random() % 2 == 0 ? 16 : 5);
+    TrainState whole = run.fresh();
+    EXPECT_TRUE(run.run(whole, setup));
+    std::vector<int64_t> steps(19);
+    std::iota(steps.begin(), steps.end(), 1);
+    std::shuffle(steps.begin(), steps.end(), random);
+    steps.resize(9);
+    std::sort(steps.begin(), steps.end());
+    steps.push_back(20);
+    std::optional<fs::path> checkpoint;
+    for (const int64_t stop_at : steps) {
+      TrainState state = run.fresh(random());  // nothing may be left of it
+      if (checkpoint)
+        load_state(*checkpoint, run.network->layout(), state);
+      else
+        state = run.fresh();
+      run.data_options.workers = std::array{0, 1, 8}[random() % 3];
+      EXPECT_EQ(run.run(state, setup, {}, [&] { return state.step == stop_at; }), stop_at == 20);
+      checkpoint = save_state(folder / row.name, state, run.network->layout(), {}, true);
+      interruptions += stop_at < 20;
+      if (stop_at == 20) expect_same(whole, state);
+    }
+  }
+  EXPECT_GE(interruptions, 50);
+}
+
+TEST(Train, AStepThatIsAbandonedLeavesTheStateAsItWas) {
+  for (const bool fused : {true, false})
+    for (const char* sampler : {"uniform", "importance"}) {
+      SCOPED_TRACE(std::string(sampler) + (fused ? ", fused" : ", composed"));
+      const SmallRun run(0.2, at::kCPU, sampler, fused);
+      TrainSetup setup = run.setup(5, /*micro_batch=*/4);
+      TrainState whole = run.fresh();
+      EXPECT_TRUE(run.run(whole, setup));
+      // Each step has four micro-batches, before each of which it is asked: in the third step,
+      // before its first, a middle and its last one.
+      for (const int question : {8, 10, 11}) {
+        TrainState state = run.fresh(), before = run.fresh();
+        TrainSetup two = setup;
+        EXPECT_FALSE(run.run(before, two, {}, [&] { return before.step == 2; }));
+        int asked = 0;
+        setup.abandon = [&] { return asked++ == question; };
+        EXPECT_FALSE(run.run(state, setup));
+        EXPECT_EQ(asked, question + 1);
+        expect_same(before, state);
+        setup.abandon = nullptr;
+        EXPECT_TRUE(run.run(state, setup));
+        expect_same(whole, state);
+      }
+    }
 }
 
 /// Trains one step with an objective that check() accepts; returns whether it does.
@@ -383,6 +445,19 @@ TEST(Train, MicroBatchesGiveTheSameStepToRounding) {
       whole.tally[Tally::loss].item<double>(), split.tally[Tally::loss].item<double>(), 1e-5);
   EXPECT_EQ(whole.images_seen, 16);
   EXPECT_EQ(split.images_seen, 16);
+}
+
+TEST(Train, AnotherNumberOfThreadsGivesTheSameStepToRounding) {
+  const SmallRun run(0.2);
+  TrainState one = run.fresh(), three = run.fresh();
+  run.run(one, run.setup(1));
+  at::set_num_threads(3);
+  run.run(three, run.setup(1));
+  at::set_num_threads(1);
+  // As above: the same pictures, noise and times, or the loss would be another by far.
+  const double scale = one.params.grad().abs().max().item<double>();
+  EXPECT_LT((one.params.grad() - three.params.grad()).abs().max().item<double>(), 1e-4 * scale);
+  EXPECT_NEAR(one.tally[Tally::loss].item<double>(), three.tally[Tally::loss].item<double>(), 1e-5);
 }
 
 TEST(Train, LearnsAndActionsRunWhenDue) {
