@@ -34,6 +34,7 @@ std::optional<int64_t> parse_count(std::string_view text) {
 }
 
 void print(const std::string& text) {
+  errno = 0;
   const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
   if ((written && std::fflush(stdout) == 0) || errno == EPIPE) return;
   throw Error(Exit::write, "cannot write to stdout: " + std::string(std::strerror(errno)));

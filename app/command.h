@@ -34,6 +34,7 @@ Run add_sample(CLI::App& app, const Context& context);
 Run add_evaluate(CLI::App& app, const Context& context);
 Run add_check(CLI::App& app, const Context& context);
 Run add_inspect(CLI::App& app, const Context& context);
+Run add_verify(CLI::App& app, const Context& context);
 Run add_schedule(CLI::App& app, const Context& context);
 Run add_explain(CLI::App& app, const Context& context);
 Run add_compare(CLI::App& app, const Context& context);

@@ -214,7 +214,7 @@ std::string quantity(const Comparison& c, const Difference& difference) {
 }
 
 Table differences_table(const Comparison& c) {
-  Table out{.title = "differences to " + c.runs[c.baseline].name + at_step(c),
+  Table out{.title = "differences to " + printable(c.runs[c.baseline].name, true) + at_step(c),
             .head = {"run", "of", "difference", "95% interval", "verdict"},
             .rows = {},
             .left = 2,
@@ -621,8 +621,8 @@ Run add_compare(CLI::App& app, const Context&) {
                       "; see diffuse compare --help");
     const Comparison comparison = compare_runs(flags->runs, flags->baseline);
     for (const std::string& warning : comparison.warnings) log::warn(printable(warning, true));
-    if (!flags->svg.empty()) write_file_atomic(flags->svg, as_svg(comparison));
-    if (!flags->html.empty()) write_file_atomic(flags->html, as_html(comparison));
+    if (!flags->svg.empty()) write_named_file(flags->svg, as_svg(comparison));
+    if (!flags->html.empty()) write_named_file(flags->html, as_html(comparison));
     print(flags->format == "csv"    ? as_csv(comparison)
           : flags->format == "json" ? as_json(comparison)
                                     : as_table(comparison));

@@ -63,8 +63,11 @@ ComparedRun read_run(const std::string& typed, std::vector<std::string>& warning
   ComparedRun run;
   run.path = folder_of(typed);
   std::error_code ignored;
-  if (!fs::exists(run.path, ignored))
-    throw Error(Exit::run_folder, run.path.string() + " does not exist; name a run folder");
+  if (std::error_code error; !fs::exists(run.path, error))
+    throw Error(Exit::run_folder,
+                (error ? "cannot read " + run.path.string() + ": " + error.message()
+                       : run.path.string() + " does not exist") +
+                    "; name a run folder");
   if (!fs::is_regular_file(run.path / kResolved, ignored))
     throw Error(Exit::run_folder,
                 run.path.string() + " is no run folder: it has no " + kResolved +
@@ -82,9 +85,7 @@ ComparedRun read_run(const std::string& typed, std::vector<std::string>& warning
 /// The folders' names, or the paths as they were typed where two have one name.
 void name_runs(std::vector<ComparedRun>& runs) {
   for (ComparedRun& run : runs) {
-    std::error_code ignored;
-    const fs::path real = fs::canonical(run.path, ignored);
-    const std::string name = (ignored ? run.path : real).filename().string();
+    const std::string name = fs::canonical(run.path).filename().string();
     run.name = name.empty() ? run.path.string() : name;
   }
   std::map<std::string, size_t> count;
@@ -342,7 +343,8 @@ void rank(Comparison& c) {
   }
   rank_by(c,
           "mean mse_eps over log SNR " + significant(*levels.begin(), 4) + " to " +
-              significant(*levels.rbegin(), 4) + " (" + std::to_string(levels.size()) + " levels)",
+              significant(*levels.rbegin(), 4) + " (" +
+              counted(static_cast<int64_t>(levels.size()), "level") + ")",
           errors);
 }
 

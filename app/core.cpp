@@ -3,8 +3,12 @@
 
 #include <dlfcn.h>
 #include <malloc.h>
+#include <sys/mman.h>
 
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
+#include <filesystem>
 #include <limits>
 #include <string>
 
@@ -31,9 +35,28 @@ void keep_freed_memory() {
   mallopt(M_TOP_PAD, 64 << 20);
 }
 
+/// What would end the process without a word of ours: LibTorch finds itself by a path of its own,
+/// and a loader that runs out of memory exits. Throws Error.
+void check_before_loading() {
+  std::error_code error;
+  if (const auto here = std::filesystem::current_path(error); error)
+    throw Error(Exit::run_folder,
+                "the working folder is gone: " + error.message() + "; change to another one (cd)");
+  constexpr size_t kLibTorch = size_t{600} << 20;  // of address space, on the CPU
+  void* const probe =
+      ::mmap(nullptr, kLibTorch, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (probe == MAP_FAILED)
+    throw Error(Exit::device,
+                "not enough memory to load LibTorch, which takes " + std::to_string(kLibTorch) +
+                    " bytes of addresses: " + std::strerror(errno) +
+                    "; raise the limit (ulimit -v)");
+  ::munmap(probe, kLibTorch);
+}
+
 }  // namespace
 
 const Core& open_core() {
+  check_before_loading();
   bound_spinning_of_threads();
   keep_freed_memory();
   // Found beside the program (RUNPATH). LibTorch comes with it, from where it was at build time or
@@ -41,6 +64,11 @@ const Core& open_core() {
   void* library = ::dlopen("libdiffuse_core.so", RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     const std::string reason = ::dlerror();
+    if (reason.find("failed to map") != std::string::npos ||
+        reason.find("annot allocate memory") != std::string::npos)
+      throw Error(Exit::device,
+                  "not enough memory to load LibTorch (" + reason +
+                      "); raise the limit (ulimit -v), or end other programs");
     const bool torch =
         reason.find("libtorch") != std::string::npos || reason.find("libc10") != std::string::npos;
     throw Error(Exit::device,

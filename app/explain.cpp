@@ -216,7 +216,7 @@ Run add_explain(CLI::App& app, const Context& context) {
     print_warnings(loaded, context);
     const DiffusionOptions& options = loaded.config.diffusion;
     const Explanation explanation = explain(options);
-    if (!flags->svg.empty()) write_file_atomic(flags->svg, as_svg(explanation));
+    if (!flags->svg.empty()) write_named_file(flags->svg, as_svg(explanation));
     print(flags->format == "json" ? as_json(options, explanation) : as_text(options, explanation));
     return 0;
   };

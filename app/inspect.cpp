@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "base/files.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "command.h"
 #include "data/dataset.h"
@@ -28,7 +29,7 @@ constexpr uint64_t kMaxJsonFile = uint64_t{16} << 20;
 /// A JSON file written by us, or null when it is missing or damaged.
 Json read_json(const fs::path& path) {
   if (!fs::is_regular_file(path)) return nullptr;
-  return Json::parse(read_file(path, Exit::checkpoint, kMaxJsonFile), nullptr, false);
+  return parse_json<Json>(read_file(path, Exit::checkpoint, kMaxJsonFile));
 }
 
 std::string shape_text(const std::vector<int64_t>& shape) {
@@ -136,7 +137,7 @@ std::optional<Json> inspect_picture(const fs::path& path, const std::vector<uint
   Json text = Json::object();
   for (const auto& [key, value] : read_png_text(bytes)) {
     // Ours is a JSON object; what others wrote stays text.
-    const Json parsed = Json::parse(value, nullptr, false);
+    const Json parsed = parse_json<Json>(value);
     text[key] = parsed.is_object() ? parsed : Json(value);
   }
   if (!text.empty()) out["text"] = text;
@@ -147,10 +148,11 @@ Json inspect_file(const fs::path& path) {
   const std::string extension = path.extension().string();
   if (extension == ".safetensors") return inspect_safetensors(path);
   constexpr uint64_t kMaxPicture = uint64_t{1} << 30;
-  std::vector<uint8_t> bytes;
   if (!fs::is_regular_file(path))
     throw Error(Exit::data, path.string() + " is neither a file nor a folder");
-  if (fs::file_size(path) <= kMaxPicture) bytes = read_bytes(path, kMaxPicture);
+  const std::vector<uint8_t> bytes = fs::file_size(path) <= kMaxPicture
+                                         ? read_bytes(path, kMaxPicture)
+                                         : read_start(path, 4096, Exit::data);
   if (const std::optional<Json> picture = inspect_picture(path, bytes)) return *picture;
   refuse_pickle(path, std::as_bytes(std::span(bytes)));
   throw Error(
@@ -162,12 +164,16 @@ Json inspect_file(const fs::path& path) {
 
 Json inspect(const fs::path& path) {
   std::error_code error;
-  if (!fs::exists(path, error)) throw Error(Exit::data, path.string() + " does not exist");
-  if (!fs::is_directory(path)) return inspect_file(path);
+  if (!fs::exists(path, error))
+    throw Error(Exit::data,
+                error ? "cannot read " + path.string() + ": " + error.message()
+                      : path.string() + " does not exist");
+  if (!fs::is_directory(path, error)) return inspect_file(path);
   // Without its manifest it is still meant as one: the message says what is missing.
-  if (fs::exists(path / "MANIFEST.json") || fs::exists(path / "model.safetensors"))
+  if (fs::exists(path / "MANIFEST.json", error) || fs::exists(path / "model.safetensors", error))
     return inspect_checkpoint(path);
-  if (fs::exists(path / "config.resolved.yaml") || fs::is_directory(path / "checkpoints"))
+  if (fs::exists(path / "config.resolved.yaml", error) ||
+      fs::is_directory(path / "checkpoints", error))
     return inspect_run(path);
   if (const Json checkpoints = checkpoint_names(path); !checkpoints.empty())
     return {{"kind", "checkpoints"}, {"path", path.string()}, {"checkpoints", checkpoints}};

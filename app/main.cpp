@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT
 #include <fcntl.h>
+#include <pthread.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
 #include <new>
+#include <system_error>
+#include <thread>
 
 #include "base/log.h"
 #include "command.h"
@@ -28,6 +31,7 @@ constexpr Command kCommands[] = {
     {"evaluate", add_evaluate},
     {"check", add_check},
     {"inspect", add_inspect},
+    {"verify", add_verify},
     {"schedule", add_schedule},
     {"explain", add_explain},
     {"compare", add_compare},
@@ -124,7 +128,7 @@ std::string command_line(const CLI::App& app) {
 /// What is wrong with an argument that nothing takes.
 std::string explain_extra(const CLI::App& root, const CLI::App& command) {
   const std::vector<std::string> extras = root.remaining(true);
-  std::string wrong = extras.empty() ? "" : extras.front();
+  std::string wrong = extras.at(0);
   for (auto it = extras.rbegin(); it != extras.rend();
        ++it)  // `--devise cpu`: not cpu is the mistake
     if (it->starts_with("-")) wrong = *it;
@@ -204,7 +208,7 @@ int run(int argc, char** argv) {
 
   // Where a command knows --json, it is the command's own: this one would change nothing.
   if (flags.json && !flags.version)
-    return usage_error(app, "--json goes with --version, or behind check or inspect");
+    return usage_error(app, "--json goes with --version, or behind check, inspect or verify");
   apply_globals(flags, context);
   if (flags.version) {
     print(version_text(flags.json));
@@ -227,7 +231,7 @@ int run(int argc, char** argv) {
 /// and would hold our messages. A result for a closed stdout is still an error: it is not writable.
 void open_closed_streams() {
   for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
-    if (::fcntl(stream, F_GETFD) < 0 && errno == EBADF)
+    if (::fcntl(stream, F_GETFD) < 0)
       ::open("/dev/null", stream == STDERR_FILENO ? O_WRONLY : O_RDONLY);  // the lowest free number
 }
 
@@ -243,6 +247,10 @@ int run_to_exit_code(int argc, char** argv) {
     log::error("cannot use " + place + ": " + e.code().message() +
                "; choose another place, or mend its rights");
     return static_cast<int>(Exit::run_folder);
+  } catch (const std::system_error& e) {
+    log::error(std::string("the system refuses a thread: ") + e.what() +
+               "; ask for fewer (--threads, data.workers), or raise ulimit -u and -v");
+    return static_cast<int>(Exit::device);
   } catch (const std::bad_alloc&) {
     log::error("out of memory; ask for less at once (train.batch, data.cache, --count)");
     return static_cast<int>(Exit::device);
@@ -251,6 +259,29 @@ int run_to_exit_code(int argc, char** argv) {
                "; please report this with the command and its output");
     return static_cast<int>(Exit::bug);
   }
+}
+
+/// `work()` with a stack that it can rely on, here and in all threads that are made from now on: a
+/// low limit (ulimit -s) would end the program by a signal somewhere in LibTorch.
+template <class Work>
+int with_enough_stack(Work work) {
+  constexpr rlim_t kEnough = 8 << 20;
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_STACK, &limit) != 0 || limit.rlim_cur >= kEnough) return work();
+  pthread_attr_t attributes;
+  ::pthread_attr_init(&attributes);
+  ::pthread_attr_setstacksize(&attributes, kEnough);
+  ::pthread_setattr_default_np(&attributes);
+  ::pthread_attr_destroy(&attributes);
+  int code = 0;
+  try {
+    std::thread([&] { code = work(); }).join();
+  } catch (const std::system_error&) {  // no memory for it
+    log::error("the stack is limited to " + std::to_string(limit.rlim_cur) +
+               " bytes and no thread with a larger one can be made; raise ulimit -s or -v");
+    return static_cast<int>(Exit::device);
+  }
+  return code;
 }
 
 }  // namespace
@@ -262,7 +293,8 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   // A file size limit (ulimit -f) then is a write that fails, with a message and an exit code.
   std::signal(SIGXFSZ, SIG_IGN);
-  const int code = diffuse::run_to_exit_code(argc, argv);
+  const int code =
+      diffuse::with_enough_stack([&] { return diffuse::run_to_exit_code(argc, argv); });
   if (code == static_cast<int>(diffuse::Exit::interrupted)) {
     // Only a program that SIGINT has ended stops the loop of a shell around it; $? is 130 all the
     // same.

@@ -40,8 +40,7 @@ DiffusionOptions load(const ScheduleFlags& flags, const std::string& type) {
     overrides.push_back({"diffusion.steps=" + std::to_string(flags.steps), "--steps"});
   if (!type.empty()) overrides.push_back({"diffusion.schedule=" + type, "--type"});
   if (!flags.config.empty()) return load_config(flags.config, overrides).config.diffusion;
-  return load_config_text(kNoConfig, "defaults", std::filesystem::current_path(), overrides)
-      .config.diffusion;
+  return load_config_text(kNoConfig, "defaults", ".", overrides).config.diffusion;
 }
 
 std::vector<Named> load_all(const ScheduleFlags& flags) {
@@ -195,7 +194,7 @@ Run add_schedule(CLI::App& app, const Context&) {
       ->check(not_empty());
   return [flags] {
     const std::vector<Named> schedules = load_all(*flags);
-    if (!flags->svg.empty()) write_file_atomic(flags->svg, as_svg(schedules));
+    if (!flags->svg.empty()) write_named_file(flags->svg, as_svg(schedules));
     print(flags->format == "csv"    ? as_csv(schedules)
           : flags->format == "json" ? as_json(schedules)
                                     : as_table(schedules, flags->rows));

@@ -176,7 +176,7 @@ int bench_train(const BenchRequest& request, at::Device device, bool bf16) {
                          .optim = config.optim,
                          .steps = std::numeric_limits<int64_t>::max(),
                          .batch = config.train.batch,
-                         .micro_batch = config.train.micro_batch.value_or(config.train.batch),
+                         .micro_batch = usual_micro_batch(config, device, classes),
                          .seed = 0,
                          .bf16 = bf16,
                          .fused = config.runtime.fused,
@@ -245,12 +245,11 @@ int bench_sample(const BenchRequest& request, at::Device device, bool bf16) {
                      .cancelled = [&] { return request.signals->stop() != Exit::ok; }};
   wanted.options.batch = config.sample.batch.value_or(request.count);
   DrawRequest shorter = wanted;
-  shorter.options.steps =
-      std::min<int64_t>(2, config.sample.steps.value_or(config.diffusion.steps));
+  const int64_t steps = sampling_steps(config.sample, config.diffusion);
+  shorter.options.steps = std::min<int64_t>(2, steps);
   draw(network, weights, shorter);
   BenchJson about = description(request, network, device, bf16);
   about["batch"] = *wanted.options.batch;
-  const size_t steps = sampler_steps(config.sample, config.diffusion).size();
   about["steps"] = steps;
   about["sampler"] = config.sample.sampler.name();
   Blocks blocks(request, device, about, static_cast<double>(request.count));

@@ -115,7 +115,7 @@ int bench_data(const BenchRequest& request) {
       .notes = {
           "names, headers: the folder listed by names; and with every file's header read. scan MB: "
           "what both took of memory",
-          "decoded: " + std::to_string(count) + " pictures read, decoded and resized",
+          "decoded: " + counted(count, "picture") + " read, decoded and resized",
           data.cached() ? "batched: pictures in batches, decoded once and kept in memory"
                         : "batched: pictures in batches, each decoded when it is needed"}};
   write_to_stdout(table_text(table), "the result");

@@ -95,7 +95,7 @@ class Kernels {
         config_(request.loaded.config),
         device_(device),
         type_(bf16 ? at::kBFloat16 : at::kFloat),
-        n_(config_.train.micro_batch.value_or(config_.train.batch)) {}
+        n_(usual_micro_batch(config_, device, 0)) {}
 
   std::vector<Row> rows(const Model& network) {
     norms();

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include <ATen/ATen.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -111,8 +114,8 @@ TestImages load(const EvaluateRequest& request,
   TestImages images = load_test_images(data, options, indices, request.count, with_labels);
   relabel(images, data.scan(), info);
   if (images.x0.size(0) < request.count)
-    log::info("--count " + std::to_string(request.count) + ": there are only " +
-              std::to_string(images.x0.size(0)) + " pictures");
+    log::info("--count " + std::to_string(request.count) + ": there is no more than " +
+              counted(images.x0.size(0), "picture"));
   if (request.bits != 8) images.x0 = quantised(images.x0, request.bits);
   return images;
 }
@@ -427,6 +430,15 @@ int run_evaluate(const EvaluateRequest& request) {
     if (signals.stop() != Exit::ok) throw Error(signals.stop(), "stopped: there is no result");
   };
 
+  // Found out now rather than after hours of measuring.
+  for (const std::string& file : {request.csv, request.svg}) {
+    if (file.empty()) continue;
+    const fs::path folder = fs::path(file).parent_path();
+    if (::access(folder.empty() ? "." : folder.c_str(), W_OK | X_OK) != 0)
+      throw Error(Exit::write,
+                  "cannot write " + file + ": " + std::strerror(errno) + "; choose another place");
+  }
+
   const std::string no_ode =
       request.ode ? why_no_ode(request, config, chain, images.x0.numel() / what.images) : "";
   if (!no_ode.empty() && !request.bound)
@@ -485,8 +497,8 @@ int run_evaluate(const EvaluateRequest& request) {
 
   if (bound) {
     const std::vector<StepRow> rows = step_rows(*bound, chain);
-    if (!request.csv.empty()) write_file_atomic(request.csv, as_csv(rows));
-    if (!request.svg.empty()) write_file_atomic(request.svg, as_svg(request, rows));
+    if (!request.csv.empty()) write_named_file(request.csv, as_csv(rows));
+    if (!request.svg.empty()) write_named_file(request.svg, as_svg(request, rows));
   }
   const std::string result = request.json
                                  ? as_json(request, what, bound, flow)

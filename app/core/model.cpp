@@ -2,10 +2,12 @@
 #include "core/model.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -72,19 +74,17 @@ Config saved_config(const CheckpointInfo& info, const std::filesystem::path& che
   }
 }
 
-int64_t images_at_once(const std::vector<int64_t>& shape,
-                       std::optional<int64_t> batch,
-                       int64_t count) {
-  // At most 64 and about 2^18 values keep the activations of wide networks below a few GB. Those of
-  // a single pixel are small.
-  const int64_t pixels = shape[1] * shape[2];
-  const int64_t automatic =
-      std::clamp<int64_t>((int64_t{1} << 18) / (shape[0] * pixels), 1, pixels == 1 ? 4096 : 64);
-  return std::min(batch.value_or(automatic), count);
-}
-
 int64_t draw_batch(const DrawRequest& request) {
   return images_at_once(request.image_shape, request.options.batch, request.count);
+}
+
+int64_t usual_micro_batch(const Config& config, at::Device device, int64_t classes) {
+  const int64_t batch = config.train.batch;
+  if (config.train.micro_batch) return std::min(*config.train.micro_batch, batch);
+  if (device.is_cuda()) return batch;
+  return largest_micro_batch(config,
+                             {.classes = classes, .threads = at::get_num_threads()},
+                             std::numeric_limits<int64_t>::max());
 }
 
 bool set_precision(Precision precision, at::Device device) {
@@ -111,7 +111,7 @@ std::string describe_drawing(const Config& config, const DrawingRecord& record) 
   if (!record.checkpoint.empty()) json["checkpoint"] = record.checkpoint;
   json["step"] = record.step;
   json["sampler"] = config.sample.sampler.name();
-  json["steps"] = config.sample.steps.value_or(config.diffusion.steps);
+  json["steps"] = sampling_steps(config.sample, config.diffusion);
   json["variance"] = config.diffusion.variance.name();
   json["clip"] = config.sample.clip;
   json["weights"] = config.sample.weights == WeightSet::raw ? "raw" : "ema";
@@ -152,7 +152,7 @@ std::vector<SamplerStep> sampler_steps(const SampleOptions& options,
   DiffusionOptions wanted = diffusion;
   const Process process = make_process(diffusion);
   if (process.continuous()) {  // no step is more trained than another: a chain of the wanted length
-    wanted.steps = options.steps.value_or(diffusion.steps);
+    wanted.steps = sampling_steps(options, diffusion);
     return options.sampler(
         SamplerQuery{.chain = make_chain(wanted), .variance = diffusion.variance});
   }

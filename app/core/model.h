@@ -2,21 +2,24 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <c10/util/Exception.h>
 
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
+#include <exception>
 #include <filesystem>
 #include <functional>
-#include <new>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "config/config.h"
+#include "config/memory_plan.h"
 #include "data/image.h"
 #include "diffusion/denoiser.h"
 #include "nn/model.h"
+#include "ops/out_of_memory.h"
 #include "samplers/sampler.h"
 #include "train/state.h"
 
@@ -31,6 +34,11 @@ Config saved_config(const CheckpointInfo& info, const std::filesystem::path& che
 /// Whether to compute in bfloat16: the config's wish where the device has the instructions, else
 /// float32 with a message. Also sets TF32 as asked.
 bool set_precision(Precision precision, at::Device device);
+
+/// Pictures that training sends through the network at once on this device where memory is no
+/// concern: what the config says, else the whole batch, of which a CPU takes as many as it is done
+/// with in seconds.
+int64_t usual_micro_batch(const Config& config, at::Device device, int64_t classes);
 
 /// How pictures or points are drawn. Picture i depends on (seed, i) alone.
 struct DrawRequest {
@@ -55,11 +63,6 @@ struct Drawing {
 std::optional<Drawing> draw(const Model& network,
                             const Weights& weights,
                             const DrawRequest& request);
-
-/// Pictures of a shape that go through a network at once where `batch` does not say.
-int64_t images_at_once(const std::vector<int64_t>& image_shape,
-                       std::optional<int64_t> batch,
-                       int64_t count);
 
 /// What draw_batches() hands on: `n` of what is drawn, [n, channels, height, width] each.
 struct DrawnBatch {
@@ -99,14 +102,10 @@ template <class F>
 auto with_memory_advice(const std::string& remedy, F f) {
   try {
     return f();
-  } catch (const c10::Error& e) {
-    const std::string text = e.what_without_backtrace();
-    if (dynamic_cast<const c10::OutOfMemoryError*>(&e) == nullptr &&
-        text.find("allocate memory") == std::string::npos)
-      throw;
-    throw Error(Exit::device, "out of memory: " + text.substr(0, text.find('\n')) + "; " + remedy);
-  } catch (const std::bad_alloc&) {
-    throw Error(Exit::device, "out of memory; " + remedy);
+  } catch (const std::exception& e) {
+    const std::optional<std::string> what = out_of_memory(e);
+    if (!what) throw;
+    throw Error(Exit::device, "out of memory: " + *what + "; " + remedy);
   }
 }
 
@@ -121,12 +120,13 @@ Weights load_weights_of(const std::filesystem::path& checkpoint,
                         WeightSet set,
                         at::Device device);
 
-/// Bytes or text; `what` names it. Throws Error{write}.
+/// Bytes or text; `what` names it. Throws Error{write}; a reader that has gone (head) is no error.
 template <class Content>
 void write_to_stdout(const Content& content, const std::string& what) {
-  if (std::fwrite(content.data(), 1, content.size(), stdout) != content.size() ||
-      std::fflush(stdout) != 0)
-    throw Error(Exit::write, "cannot write " + what + " to stdout");
+  errno = 0;
+  const bool written = std::fwrite(content.data(), 1, content.size(), stdout) == content.size();
+  if ((written && std::fflush(stdout) == 0) || errno == EPIPE) return;
+  throw Error(Exit::write, "cannot write " + what + " to stdout: " + std::strerror(errno));
 }
 
 /// count labels: classes in turn.

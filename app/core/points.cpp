@@ -86,11 +86,11 @@ std::string points_svg(const Config& config,
                        const std::vector<PlaneVector>& points,
                        const std::string& made) {
   const auto truth = config.data.points();
-  PlanePanel panel =
-      panel_of(*truth,
-               noised_at(*truth, kClean),
-               kClean,
-               std::to_string(points.size()) + " points, target " + config.diffusion.target.name());
+  PlanePanel panel = panel_of(*truth,
+                              noised_at(*truth, kClean),
+                              kClean,
+                              counted(static_cast<int64_t>(points.size()), "point") + ", target " +
+                                  config.diffusion.target.name());
   panel.points = points;
   return plane_svg({panel}, 1, {}, made);
 }

@@ -76,14 +76,21 @@ Outputs plan_outputs(const SampleRequest& request, bool points) {
     std::error_code error;
     const bool folder_wanted = !points && path == out.singles;
     const bool empty_folder = fs::is_directory(path, error) && fs::is_empty(path, error);
-    if (!request.force && fs::exists(path, error) && !(folder_wanted && empty_folder))
+    const bool exists = fs::exists(path, error);  // clears the error where there is nothing
+    if (!request.force && exists && !(folder_wanted && empty_folder))
       throw Error(Exit::run_folder, path.string() + " exists; choose another --out or add --force");
-    if (fs::exists(path, error) && fs::is_directory(path, error) != folder_wanted)
+    if (error)
+      throw Error(
+          Exit::run_folder,
+          "cannot write " + path.string() + ": " + error.message() + "; choose another --out");
+    if (exists && fs::is_directory(path, error) != folder_wanted)
       throw Error(Exit::run_folder,
                   path.string() + (folder_wanted ? " is no folder" : " is a folder") +
                       "; choose another --out");
-    // Found out now rather than after hours of drawing.
-    fs::path folder = folder_wanted ? path : path.parent_path();
+    if (exists && !folder_wanted && !fs::is_regular_file(path, error)) continue;  // a FIFO
+    // Found out now rather than after hours of drawing. A file is replaced where its link leads to.
+    const fs::path place = exists ? fs::canonical(path, error) : path;
+    fs::path folder = folder_wanted ? place : place.parent_path();
     if (folder.empty()) folder = ".";
     fs::create_directories(folder, error);
     if (error)
@@ -125,7 +132,7 @@ void apply(const SampleRequest& request, Config& config) {
     throw Error(Exit::usage,
                 "--steps must be from 1 to the " + std::to_string(config.diffusion.steps) +
                     " steps that the model was trained on, got " + std::to_string(*options.steps));
-  const int64_t steps = options.steps.value_or(config.diffusion.steps);
+  const int64_t steps = sampling_steps(options, config.diffusion);
   if (request.trajectory > steps)
     throw Error(Exit::usage,
                 "--trajectory must be at most the " + std::to_string(steps) +
@@ -270,8 +277,9 @@ void write_pictures(const Job& job, const Drawing& drawing) {
               text_of(i));
   }
   if (!outputs.trajectory.empty())
-    write_png(outputs.trajectory, enlarge(trajectory_grid(drawing), job.request.zoom), text_of_all);
-  write_png(outputs.grid, grid, text_of_all);
+    write_named_file(outputs.trajectory,
+                     encode_png(enlarge(trajectory_grid(drawing), job.request.zoom), text_of_all));
+  write_named_file(outputs.grid, encode_png(grid, text_of_all));
 }
 
 void write_points(const Job& job, const PointDrawing& drawing) {
@@ -282,20 +290,20 @@ void write_points(const Job& job, const PointDrawing& drawing) {
     write_to_stdout(plot, "the picture");
     return;
   }
-  if (!outputs.singles.empty()) write_file_atomic(outputs.singles, points_csv(drawing.points));
+  if (!outputs.singles.empty()) write_named_file(outputs.singles, points_csv(drawing.points));
   if (!outputs.trajectory.empty())
-    write_file_atomic(outputs.trajectory, trajectory_svg(job.config, drawing, made));
+    write_named_file(outputs.trajectory, trajectory_svg(job.config, drawing, made));
   if (!outputs.field.empty()) {
     const std::vector<int64_t>& chosen = *job.request.field;
-    write_file_atomic(outputs.field,
-                      score_svg(job.config,
-                                job.network,
-                                job.weights,
-                                chosen.empty() ? telling_steps(job.config.diffusion) : chosen,
-                                job.wanted.bf16,
-                                made));
+    write_named_file(outputs.field,
+                     score_svg(job.config,
+                               job.network,
+                               job.weights,
+                               chosen.empty() ? telling_steps(job.config.diffusion) : chosen,
+                               job.wanted.bf16,
+                               made));
   }
-  write_file_atomic(outputs.grid, plot);
+  write_named_file(outputs.grid, plot);
 }
 
 void print_paths(const Outputs& outputs) {
@@ -341,7 +349,7 @@ int run_sample(const SampleRequest& request) {
                 .network = network,
                 .weights = weights,
                 .wanted = wanted};
-  const int64_t steps = config.sample.steps.value_or(config.diffusion.steps);
+  const int64_t steps = sampling_steps(config.sample, config.diffusion);
   // Draws with `f` and writes with `write`; false when it was stopped.
   const auto drawn = [&](const auto& f, const auto& write) {
     std::decay_t<decltype(f(network, weights, wanted))> drawing;

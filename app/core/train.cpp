@@ -8,17 +8,21 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <exception>
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <utility>
 
 #include "base/files.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/text.h"
 #include "core.h"
 #include "core/commands.h"
 #include "core/model.h"
 #include "core/points.h"
+#include "core/rollback.h"
 #include "core/test_images.h"
 #include "core/train_actions.h"
 #include "core/validation.h"
@@ -144,7 +148,7 @@ int dry_run(const TrainRequest& request,
                 state.tally[Tally::loss].item<double>(),
                 static_cast<long long>(setup.network.parameter_count()),
                 "nothing was written");
-  std::fputs(line, stdout);
+  write_to_stdout(std::string(line), "the result");
   log::info("at this speed " + std::to_string(request.loaded.config.train.steps) +
             " steps take about " +
             format_duration(seconds * static_cast<double>(request.loaded.config.train.steps)) +
@@ -168,8 +172,9 @@ struct Session {
   /// `start`, when it lies in the run's own folder.
   std::optional<fs::path> own_start() const {
     std::error_code error;
-    const bool own =
-        start && folder && fs::equivalent(start->parent_path(), folder->checkpoints(), error);
+    // What was set aside in that folder was given up: it is a start like another run's.
+    const bool own = start && folder && start->filename().string().starts_with("step-") &&
+                     fs::equivalent(start->parent_path(), folder->checkpoints(), error);
     return own ? start : std::nullopt;
   }
   bool stopping() const { return signals.stop() != Exit::ok; }
@@ -204,6 +209,24 @@ bool find_start(Session& session) {
   log::info(session.start->string() + " has all " + std::to_string(session.config.train.steps) +
             " steps: nothing to do. A longer run: --set train.steps=N");
   return true;
+}
+
+/// A new checkpoint is written before an old one is removed, so there must be room for two; one
+/// that the run goes on from is there already. Found out now rather than at the first save. Throws
+/// Error{write}.
+void require_space(const Session& session, const Model& network) {
+  const fs::path place =
+      session.folder ? session.folder->path() : fs::path(session.config.run.root);
+  const std::optional<uint64_t> free = free_space(place);
+  const uint64_t one = checkpoint_bytes(network.layout());
+  const uint64_t needed = session.own_start() ? one : 2 * one;
+  if (!free || *free >= needed) return;
+  throw Error(Exit::write,
+              place.string() + " has " + std::to_string(*free) + " bytes free, and " +
+                  (session.own_start() ? "the next checkpoint takes "
+                                       : "two checkpoints of this network take ") +
+                  std::to_string(needed) + "; free some space or choose another place with " +
+                  (session.folder ? "--run-dir" : "run.root"));
 }
 
 /// The files that say what the run is made from.
@@ -242,19 +265,51 @@ at::Tensor resident_pictures(const Dataset& data, const Config& config, at::Devi
       .to(device);
 }
 
+std::string gave_up(const std::string& why, int64_t rollbacks) {
+  return "training diverged: " + why +
+         (rollbacks > 0 ? ", after " + std::to_string(rollbacks) + " rollbacks" : "") +
+         ". The checkpoints so far are kept. Try a lower optim.lr, a longer optim.warmup_steps, a "
+         "smaller optim.grad_clip or train.precision=fp32; --set optim.max_rollbacks=" +
+         std::to_string(rollbacks + 3) + " tries other pictures and noise again";
+}
+
+/// The batches of the steps from state.step on.
+std::unique_ptr<BatchSource> batches_from(const TrainState& state,
+                                          const Config& config,
+                                          const TrainSetup& setup,
+                                          const Dataset* data) {
+  if (data != nullptr)
+    return std::make_unique<Batches>(
+        *data, config.data, config.train.batch, setup.seed, state.step, !setup.pictures.defined());
+  return std::make_unique<PointBatches>(
+      config.data.points(), config.train.batch, setup.seed, state.step);
+}
+
+/// Does what training can do without: where memory runs out in it, that is only told.
+template <class F>
+void if_memory_allows(log::RareWarning& warning, const std::string& without, F f) {
+  try {
+    f();
+  } catch (const std::exception& e) {
+    const std::optional<std::string> memory = out_of_memory(e);
+    if (!memory) throw;
+    warning.warn(without + ": out of memory: " + *memory + "; the run goes on");
+  }
+}
+
 /// Trains in session.folder. Returns whether all steps are done.
 bool train_in_folder(Session& session,
                      TrainState& state,
-                     const TrainSetup& setup,
+                     TrainSetup& setup,
                      const CheckpointInfo& info,
-                     const Dataset* data,
-                     BatchSource& batches) {
+                     const Dataset* data) {
   const Config& config = session.config;
   const RunFolder& folder = *session.folder;
   std::optional<Validator> validator;
   if (config.validate.every_steps > 0)
     validator.emplace(config, folder.validation(), setup.network, setup.objective, data);
-  TrainLog log(config, folder, state, batches, session.request.global.progress);
+  std::unique_ptr<BatchSource> batches = batches_from(state, config, setup, data);
+  TrainLog log(config, folder, state, *batches, session.request.global.progress);
   Saver saver(config, folder, setup.network, info, state, session.own_start());
   const auto update_status = [&] {
     session.status.step = state.step;
@@ -269,7 +324,8 @@ bool train_in_folder(Session& session,
     return folder.samples() /
            ("step-" + zero_padded(step, 9) + (config.data.are_points() ? ".svg" : ".png"));
   };
-  const auto save_grid = [&](const TrainState& s) {
+  log::RareWarning grid_warning;
+  const auto draw_grid = [&](const TrainState& s) {
     const std::string how = describe_drawing(config,
                                              {.checkpoint = "",
                                               .step = s.step,
@@ -297,9 +353,13 @@ bool train_in_folder(Session& session,
       else
         write_file_atomic(grid_path(s.step), samples->svg);
     } catch (const Error& e) {
-      log::warn(std::string("no sample grid: ") + e.what());
+      grid_warning.warn(std::string("no sample grid: ") + e.what() + "; the run goes on");
     }
     if (samples->grid) log.image(s.step, *samples->grid);
+  };
+  const auto save_grid = [&](const TrainState& s) {
+    if_memory_allows(
+        grid_warning, "no sample grid (a smaller sample.batch needs less)", [&] { draw_grid(s); });
   };
 
   const auto is_last = [&](int64_t step) { return step == config.train.steps; };
@@ -308,17 +368,44 @@ bool train_in_folder(Session& session,
   const auto regular = [&, due = every(config.log.every_steps)](int64_t step) {
     return due(step) || validation_due(step);
   };
+  log::RareWarning validation_warning;
+  // A stop does not wait for a validation: its line is written when the run goes on, or there would
+  // be one without its figures.
   const auto write_line = [&](TrainState& s) {
     std::vector<std::pair<std::string, double>> measured;
     if (validator && (validation_due(s.step) || is_last(s.step))) {
       log.show(s.step, "validating");
-      log.clock().pause([&] { measured = validator->run(s); });
+      const auto check = [&] {
+        if (stopping()) throw Error(session.signals.stop(), "the validation was stopped");
+      };
+      try {
+        if_memory_allows(validation_warning, "no validation", [&] {
+          log.clock().pause([&] { measured = validator->run(s, check); });
+        });
+      } catch (const Error& e) {
+        if (e.code != session.signals.stop()) throw;
+        if (!is_last(s.step)) return;
+        log::warn(
+            "the last step was not validated, as the run was stopped; diffuse evaluate does it");
+      }
     }
-    log.write(s, regular(s.step), measured);
+    const auto diverged = divergence(s, config.optim.max_skips_in_row);
+    log.write(s, regular(s.step), measured);  // which clears what was judged
     update_status();
+    if (diverged) throw Diverged(*diverged);
   };
+  const auto save = [&](const TrainState& s, Saver::Why why) {
+    if (const auto diverged = divergence(s, config.optim.max_skips_in_row))
+      throw Diverged(*diverged);
+    log.sync();
+    saver.save(s, why);
+  };
+  bool asked = false;  // by a signal alone
   const auto save_due = [&, due = every(config.checkpoint.every_steps)](int64_t step) {
-    return session.signals.take_save_request() || due(step) || is_last(step) || saver.overdue();
+    asked = session.signals.take_save_request();
+    const bool regularly = due(step) || is_last(step) || saver.overdue();
+    asked = asked && !regularly;
+    return asked || regularly;
   };
   const auto grid_due = [&, due = every(config.sample.every_steps)](int64_t step) {
     const bool wanted = config.sample.every_steps > 0 && is_last(step);
@@ -331,33 +418,131 @@ bool train_in_folder(Session& session,
       {.due = save_due,
        .run =
            [&](TrainState& s) {
-             log.clock().pause([&] { saver.save(s, is_last(s.step)); });
+             const auto why = is_last(s.step) ? Saver::Why::end
+                              : asked         ? Saver::Why::request
+                                              : Saver::Why::interval;
+             log.clock().pause([&] { save(s, why); });
              update_status();
            }},
       {.due = grid_due, .run = [&](TrainState& s) { log.clock().pause([&] { save_grid(s); }); }},
   };
   const auto stop = [&] { return session.stopping() || session.out_of_time(); };
   update_status();
-  // A grid comes after its step's checkpoint: one that a stop or a kill prevented is made up for.
-  const auto grid_due_at = every(config.sample.every_steps);
-  if (session.own_start() && grid_due_at(state.step) && !fs::exists(grid_path(state.step)))
-    log.clock().pause([&] { save_grid(state); });
+  // A grid comes after its step's checkpoint, a stop does not wait for a validation, and a step
+  // that ran out of memory is saved without its line: all that is made up for.
+  const auto catch_up = [&, due = every(config.sample.every_steps)] {
+    if (due(state.step) && !fs::exists(grid_path(state.step)))
+      log.clock().pause([&] { save_grid(state); });
+    if (regular(state.step) && state.logged_step < state.step) write_line(state);
+  };
+  const bool own = session.own_start().has_value();
+  const int64_t began = state.step;
+  bool behind = own;
   // Out of time before the first step: it is made all the same, or a loop around this never ends.
+  const auto train_on = [&] {
+    if (std::exchange(behind, false)) catch_up();
+    bool done = false;
+    try {
+      done = !session.stopping() && train(state, setup, *batches, actions, stop);
+    } catch (const Error& e) {
+      // Pictures or memory failed, not the weights: what was trained so far is kept.
+      if ((e.code == Exit::data || e.code == Exit::device) && state.step > 0) {
+        try {
+          save(state, Saver::Why::end);
+          update_status();
+        } catch (const std::exception& also) {
+          log::warn(also.what());
+        }
+      }
+      throw;
+    }
+    if (state.step > 0) save(state, Saver::Why::end);
+    return done;
+  };
+  const auto go_back = [&](const Diverged& why) {
+    if (state.rollbacks >= config.optim.max_rollbacks)
+      throw Error(Exit::diverged, gave_up(why.what(), state.rollbacks));
+    const int64_t from = state.step, micro_batch = state.micro_batch;
+    roll_back(state,
+              setup.network.layout(),
+              info.seed,
+              folder.checkpoints(),
+              own ? std::nullopt : session.start);
+    behind = own || state.step > began;
+    log::warn(std::string(why.what()) + ": rolled back from step " + std::to_string(from) + " to " +
+              (state.step > 0 ? "the checkpoint of step " + std::to_string(state.step)
+                              : "the beginning") +
+              ", and on from there with other pictures and noise (rollback " +
+              std::to_string(state.rollbacks) + " of " +
+              std::to_string(config.optim.max_rollbacks) + ", optim.max_rollbacks)");
+    setup.seed = draw_seed(info.seed, state.rollbacks);
+    if (micro_batch > 0) setup.micro_batch = state.micro_batch = micro_batch;  // as found since
+    batches = batches_from(state, config, setup, data);
+    log.go_back(state, *batches);
+    // Kept at once, so that a kill does not make the run forget what it has tried.
+    saver.save_again(state);
+    update_status();
+  };
   bool finished = false;
-  try {
-    finished = !session.stopping() && train(state, setup, batches, actions, stop);
-  } catch (const Error& e) {
-    // The pictures failed, not the weights: what was trained so far is kept.
-    if (e.code == Exit::data && state.step > 0) saver.save(state, true);
-    throw;
+  for (bool going = true; going;) {
+    try {
+      finished = train_on();
+      going = false;
+    } catch (const Diverged& why) {
+      go_back(why);
+      going = !stop();
+    }
   }
-  if (state.step > 0) saver.save(state, true);
   update_status();
   if (finished && state.updates.item<float>() == 0)
     throw Error(Exit::diverged,
                 "not one update of the run had a finite loss and gradient, so nothing was trained; "
                 "look at the objective's weights with diffuse explain, or try a lower optim.lr");
   return finished;
+}
+
+/// Pictures that go through the network at once. `auto` is the whole batch on a GPU, where running
+/// out of memory is noticed in time, and what the plan says to fit on the CPU, where it may end the
+/// process. A run that goes on keeps what it had, for the same sums.
+int64_t first_micro_batch(const Session& session, const PlanQuery& query, TrainState& state) {
+  const Config& config = session.config;
+  const int64_t batch = config.train.batch;
+  int64_t before = usual_micro_batch(config, session.device, query.classes);
+  if (config.train.micro_batch) {
+    state.micro_batch = 0;
+    return before;
+  }
+  if (before < batch)
+    log::info(
+        std::to_string(before) + " of " + std::to_string(batch) +
+        " pictures at once (train.micro_batch auto), so that a stop need not wait for the rest");
+  if (state.micro_batch > 0) before = std::min(before, state.micro_batch);
+  if (session.device.is_cuda()) return before;
+  // What does not depend on the micro-batch is there already.
+  int64_t held = 0;
+  for (const auto& [name, bytes] : plan_memory(config, query).train.parts)
+    if (name != "activations" && name != "saving") held += bytes;
+  const int64_t available = memory_available();
+  const int64_t fits =
+      std::min(before, largest_micro_batch(config, query, held + available / 10 * 9));
+  if (fits < before) {
+    log::warn("train.micro_batch auto: " + std::to_string(fits) + " of " + std::to_string(batch) +
+              " pictures at once, as about " + format_bytes(available) +
+              " of memory are available");
+    state.micro_batch = fits;
+  }
+  return fits;
+}
+
+/// What must change in the command that goes on with a run that was stopped.
+std::string how_to_go_on(const Session& session) {
+  const TrainRequest& request = session.request;
+  std::string with;
+  if (request.run_dir.empty())
+    with = " with --run-dir " + quote_command({session.folder->path().string()});
+  if (!request.resume.empty() && request.resume != "auto")
+    with += (with.empty() ? "" : " and") + std::string(" without --resume");
+  return with.empty() ? "; the same command goes on" : "; to go on: the same command" + with;
 }
 
 int run_session(Session& session) {
@@ -395,14 +580,15 @@ int run_session(Session& session) {
         *session.saved,
         info,
         saved_config(*session.saved, *session.start).data.holdout != config.data.holdout);
+  const Model network = make_network(config, num_classes);
   if (!request.dry_run) {
+    require_space(session, network);
     if (!session.folder)
       session.folder.emplace(RunFolder::create(config.run.root, config.run.name));
     write_record(session);
   }
   if (!session.start && session.folder) session.folder->set_aside_metrics();
   report_skipped_files(session, data);
-  const Model network = make_network(config, num_classes);
   const Objective objective(config.diffusion, session.device, data_bits(config.data));
   const TimeDraw times(config.diffusion.time_sampler, objective.process().bin_edges());
   TrainState state(network.layout(), network.layout().initial(info.seed).to(session.device));
@@ -410,9 +596,20 @@ int run_session(Session& session) {
     state.history = LossHistory(objective.process().bins());
   if (session.start) {
     load_state(*session.start, network.layout(), state);
+    if (!is_finite(state)) {
+      const std::string what = session.start->string() + " holds numbers that are not finite";
+      if (!session.own_start())
+        throw Error(Exit::checkpoint, what + ": go on from an older checkpoint");
+      log::warn(what + "; an older checkpoint is looked for");
+      session.start = load_newest_finite(session.folder->checkpoints(), network.layout(), state);
+    }
+    if (!session.own_start()) {  // another run's troubles do not count
+      state.rollbacks = 0;
+      state.rolled_back_to = -1;
+    }
     if (session.folder) set_aside_newer(session.folder->checkpoints(), state.step);
   }
-  const TrainSetup setup{
+  TrainSetup setup{
       .network = network,
       .objective = objective,
       .times = times,
@@ -420,32 +617,36 @@ int run_session(Session& session) {
       .optim = config.optim,
       .steps = config.train.steps,
       .batch = config.train.batch,
-      .micro_batch = config.train.micro_batch.value_or(config.train.batch),
-      .seed = info.seed,
+      .micro_batch =
+          first_micro_batch(session,
+                            {.pictures = info.images,
+                             .classes = num_classes,
+                             .bf16 = session.bf16,
+                             .threads = session.device.is_cuda() ? 0 : at::get_num_threads()},
+                            state),
+      .seed = draw_seed(info.seed, state.rollbacks),
       .bf16 = session.bf16,
       .fused = config.runtime.fused,
-      .pictures = data ? resident_pictures(*data, config, session.device) : at::Tensor()};
-  std::unique_ptr<BatchSource> batches;
-  if (data)
-    batches = std::make_unique<Batches>(
-        *data, config.data, config.train.batch, info.seed, state.step, !setup.pictures.defined());
-  else
-    batches = std::make_unique<PointBatches>(
-        config.data.points(), config.train.batch, info.seed, state.step);
+      .micro_batches = micro_batches(config.train.batch),
+      .split = !config.train.micro_batch,
+      .pictures = data ? resident_pictures(*data, config, session.device) : at::Tensor(),
+      .abandon = [&session] { return session.stopping(); }};
   if (setup.pictures.defined()) log::info("the pictures are kept on the GPU");
-  if (request.dry_run) return dry_run(request, state, setup, *batches);
+  const Dataset* const pictures = data ? &*data : nullptr;
+  if (request.dry_run)
+    return dry_run(request, state, setup, *batches_from(state, config, setup, pictures));
   log::info(
       (session.start ? "going on from " + session.start->string() + " in " : "training in ") +
       session.folder->path().string() + ": " +
       (data
-           ? std::to_string(data->size()) + " pictures" +
+           ? counted(data->size(), "picture") +
                  (data->held_out() > 0 ? ", " + std::to_string(data->held_out()) + " held out" : "")
            : "points of " + described(config.data.points)) +
       ", " + std::to_string(network.parameter_count()) + " parameters, " + session.device.str() +
       (session.bf16 ? " bf16" : ""));
   bool finished = false;
   try {
-    finished = train_in_folder(session, state, setup, info, data ? &*data : nullptr, *batches);
+    finished = train_in_folder(session, state, setup, info, pictures);
   } catch (...) {
     report_skipped_files(session, data);
     throw;
@@ -455,8 +656,8 @@ int run_session(Session& session) {
       finished ? Exit::ok : (session.stopping() ? session.signals.stop() : Exit::stopped);
   session.write_status(finished ? "finished" : "stopped", static_cast<int>(code));
   log::info((finished ? "finished: " : "stopped: ") + std::to_string(state.step) + " of " +
-            std::to_string(config.train.steps) + " steps, " +
-            format_duration(session.clock.seconds()) + ", in " + session.folder->path().string());
+            counted(config.train.steps, "step") + ", " + format_duration(session.clock.seconds()) +
+            ", in " + session.folder->path().string() + (finished ? "" : how_to_go_on(session)));
   return static_cast<int>(code);
 }
 
@@ -491,11 +692,9 @@ int run_train(const TrainRequest& request) {
   }
   session.device = pick_device(session.config.train.device);
   session.bf16 = set_precision(session.config.train.precision, session.device);
-  const int64_t rows = session.config.train.micro_batch.value_or(session.config.train.batch);
-  const std::string remedy = rows > 1
-                                 ? "the same training with less memory: --set train.micro_batch=" +
-                                       std::to_string(rows / 2)
-                                 : "use a smaller network or data.size";
+  const std::string remedy =
+      "diffuse check --plan says what needs how much; --set train.micro_batch=1 and --set "
+      "data.cache=none need less";
   try {
     const int code = with_memory_advice(remedy, [&] { return run_session(session); });
     log::close_file();

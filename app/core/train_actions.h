@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/log.h"
 #include "config/config.h"
 #include "core/model.h"
 #include "data/batches.h"
@@ -51,11 +52,14 @@ class TrainLog {
            ProgressMode mode);
 
   /// Reads the tally (the only wait for the device), writes a line everywhere, with `more` at its
-  /// end, and, if it is a regular one, clears the sums. Throws Error{diverged} after
-  /// optim.max_skips_in_row.
+  /// end, and, if it is a regular one, clears the sums.
   void write(TrainState& state,
              bool regular,
              const std::vector<std::pair<std::string, double>>& more);
+  /// Waits until the lines so far are on the disk: those before a checkpoint belong to it.
+  void sync() { metrics_.sync(); }
+  /// The state went back to a checkpoint: lines of later steps are cut, as on a resume.
+  void go_back(const TrainState& state, const BatchSource& batches);
   void show(int64_t step, const std::string& extra = "");
   void image(int64_t step, const Image& grid);
 
@@ -64,12 +68,14 @@ class TrainLog {
   WorkClock& clock() { return clock_; }
 
  private:
-  void report_skipped(int64_t step, const double* tally);
+  /// The next lines are about what follows `state`.
+  void begin(const TrainState& state, const BatchSource& batches);
+  void report_skipped(int64_t step, const double* tally, int64_t spikes);
   void plot();
 
   const Config& config_;
-  std::filesystem::path plot_path_;
-  const BatchSource& batches_;
+  const RunFolder& folder_;
+  const BatchSource* batches_ = nullptr;
   MetricsWriter metrics_;
   std::vector<MetricRow> rows_;
   std::optional<TensorBoardWriter> tensorboard_;
@@ -79,15 +85,20 @@ class TrainLog {
   WorkClock total_clock_;   // since the start of this process
   double time_before_ = 0;  // seconds that the run took before this process
   WorkClock plot_clock_;
-  int64_t last_step_;
+  log::RareWarning plot_warning_;
+  int64_t last_step_ = 0;
   double last_waited_ = 0;
-  int64_t skipped_;
+  int64_t skipped_ = 0;
+  int64_t spikes_ = 0;
   double images_per_second_ = 0;
 };
 
-/// Checkpoints: retried at the next interval when the disk refuses, at most twice.
+/// Checkpoints. When the disk refuses one, the next interval tries again; the third time in a row
+/// ends the run. The last one, which cannot be put off, is tried three times within seconds.
 class Saver {
  public:
+  enum class Why { interval, request, end };
+
   /// `start`: the checkpoint in `folder` that `state` was loaded from, if it was.
   Saver(const Config& config,
         const RunFolder& folder,
@@ -96,15 +107,19 @@ class Saver {
         const TrainState& state,
         const std::optional<std::filesystem::path>& start);
 
-  /// Saves unless this very step is saved. With `must`, a failure is not put off. Throws
+  /// Saves unless this very step is saved. A request that fails is only warned of. Throws
   /// Error{write}, and Error{run_folder} when the run folder has gone.
-  void save(const TrainState& state, bool must);
+  void save(const TrainState& state, Why why);
+  /// After a rollback: puts the count of rollbacks into the checkpoint that the state came from.
+  void save_again(const TrainState& state);
   /// checkpoint.every_minutes have passed since the last save.
   bool overdue() const;
   /// Relative to the run folder; empty before the first.
   const std::string& last() const { return last_; }
 
  private:
+  void write(const TrainState& state);
+
   const CheckpointOptions& options_;
   const RunFolder& folder_;
   const Model& network_;

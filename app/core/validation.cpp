@@ -93,11 +93,13 @@ Validator::Validator(const Config& config,
 
 Validator::AtLevel Validator::at_level(const ValidationLevel& level,
                                        const Weights& weights,
-                                       int64_t batch) const {
+                                       int64_t batch,
+                                       const std::function<void()>& check) const {
   const at::Device device = weights.front().device();
   const int64_t n = images_.x0.size(0);
   std::vector<at::Tensor> loss, mse_eps;
   for (int64_t first = 0; first < n; first += batch) {
+    check();
     const int64_t size = std::min(batch, n - first);
     const at::Tensor x0 = images_.x0.narrow(0, first, size).to(device);
     const Network f = images_.bind(network_, weights, first, size);
@@ -125,7 +127,8 @@ Validator::AtLevel Validator::at_level(const ValidationLevel& level,
   return {.loss = at::cat(loss), .mse_eps = at::cat(mse_eps)};
 }
 
-std::vector<std::pair<std::string, double>> Validator::run(const TrainState& state) const {
+std::vector<std::pair<std::string, double>> Validator::run(const TrainState& state,
+                                                           const std::function<void()>& check) {
   const at::NoGradGuard no_grad;
   const bool raw = config_.sample.weights == WeightSet::raw;
   const Weights weights = weights_of(state, network_, config_.sample.weights);
@@ -142,7 +145,7 @@ std::vector<std::pair<std::string, double>> Validator::run(const TrainState& sta
   std::vector<std::pair<std::string, double>> losses;
   double loss = 0;
   for (const ValidationLevel& level : levels_) {
-    const AtLevel measured = at_level(level, weights, batch);
+    const AtLevel measured = at_level(level, weights, batch, check);
     json["levels"].push_back({{"logsnr", level.logsnr},
                               {"trained_logsnr", level.point.level.logsnr},
                               {"t", level.point.t},
@@ -161,7 +164,7 @@ std::vector<std::pair<std::string, double>> Validator::run(const TrainState& sta
                                         .parts = config_.validate.timesteps,
                                         .batch = batch,
                                         .seed = kSeed,
-                                        .progress = nullptr});
+                                        .progress = [&](int64_t, int64_t) { check(); }});
   // Pictures lie in [-1, 1], points need not.
   const bool clipped = !config_.data.are_points();
   json["bits"] = {{"prior", list_json(bound.prior)},
@@ -204,7 +207,7 @@ std::vector<std::pair<std::string, double>> Validator::run(const TrainState& sta
     write_file_atomic(folder_ / ("step-" + zero_padded(state.step, 9) + ".json"),
                       json.dump() + "\n");
   } catch (const Error& e) {
-    log::warn(std::string("no validation file: ") + e.what());
+    warning_.warn(std::string("no validation file: ") + e.what() + "; the run goes on");
   }
   return out;
 }

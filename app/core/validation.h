@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/log.h"
 #include "config/config.h"
 #include "core/model.h"
 #include "core/test_images.h"
@@ -42,14 +44,19 @@ class Validator {
   /// Writes step-NNNNNNNNN.json into the folder (a failure warns) and returns, in order:
   /// val_loss (the objective's own weighted loss, mean over the levels), val_bits and its parts
   /// val_prior, val_rest and val_decoder (bits/dim, x0_hat clipped), val_rest by log SNR as
-  /// val_rest[a,b), and the loss at each level as val_loss[logsnr].
-  std::vector<std::pair<std::string, double>> run(const TrainState& state) const;
+  /// val_rest[a,b), and the loss at each level as val_loss[logsnr]. `check` is called between
+  /// passes of the network; what it throws comes through, and nothing is written then.
+  std::vector<std::pair<std::string, double>> run(const TrainState& state,
+                                                  const std::function<void()>& check);
 
  private:
   struct AtLevel {
     at::Tensor loss, mse_eps;  // [n] float64
   };
-  AtLevel at_level(const ValidationLevel& level, const Weights& weights, int64_t batch) const;
+  AtLevel at_level(const ValidationLevel& level,
+                   const Weights& weights,
+                   int64_t batch,
+                   const std::function<void()>& check) const;
 
   const Config& config_;
   std::filesystem::path folder_;
@@ -57,6 +64,7 @@ class Validator {
   const Objective& objective_;
   std::vector<ValidationLevel> levels_;
   TestImages images_;
+  log::RareWarning warning_;
 };
 
 }  // namespace diffuse

@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: MIT
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
 #include <span>
+#include <string>
+#include <tuple>
+#include <vector>
 
 #include "app/run.h"
+#include "data/image.h"
 #include "io/checkpoint.h"
 
 namespace diffuse::test {
@@ -80,12 +87,63 @@ TEST(CommandLine, Mistakes) {
       "error: --threads: must be an integer from 0 to 4096, got '4097'; see diffuse config keys "
       "--help");
   for (const std::string command : {"train", "sample", "init"})
-    expect_usage({command, "x", "--json"},
-                 "error: --json goes with --version, or behind check or inspect; see diffuse " +
-                     command + " --help");
+    expect_usage(
+        {command, "x", "--json"},
+        "error: --json goes with --version, or behind check, inspect or verify; see diffuse " +
+            command + " --help");
   expect_usage(
       {"completion", "tcsh"},
       "error: SHELL: must be one of bash, zsh, fish, got 'tcsh'; see diffuse completion --help");
+}
+
+TEST(CommandLine, MistakesThatAreFoundBeforeLibTorchIsLoaded) {
+  expect_usage({"sample", "x", "--device", "gpu"},
+               "error: --device must be auto, cpu, cuda or cuda:N, got 'gpu'");
+  expect_usage({"sample", "x", "--seed", "abc"},
+               "error: --seed must be an integer of at least 0, got 'abc'");
+  expect_usage({"sample", "x", "--field", "1,b"},
+               "error: --field must be steps of the chain like 0,100,400, got '1,b' (write it last "
+               "to draw it at six steps)");
+  expect_usage({"evaluate", "x", "--device", "gpu"},
+               "error: --device must be auto, cpu, cuda or cuda:N, got 'gpu'");
+  for (const char* tolerance : {"1", "1e-7"})
+    expect_usage({"evaluate", "x", "--tol", tolerance},
+                 "error: --tol must be from 1e-6 (below, the rounding of float32 shows) to 0.1");
+  expect_usage({"evaluate", "x", "--clip", "--no-clip"},
+               "error: --clip and --no-clip exclude each other; without them both are reported");
+  expect_usage({"evaluate", "x", "--probes", "2", "--exact-trace"},
+               "error: --probes and --exact-trace exclude each other");
+  for (const std::string option : {"--csv", "--svg"})
+    expect_usage({"evaluate", "x", "--nll", "ode", option, "f"},
+                 "error: " + option + " shows the bound's terms; use --nll bound or both");
+  expect_usage({"train", kDigits, "--stop-after", "0"},
+               "error: --stop-after must be a duration like 3h50m, 90m or 2d, got '0'");
+  const struct {
+    std::vector<std::string> words;
+    std::string variable, option;
+  } rows[] = {{{"sample", "x"}, "DIFFUSE_DEVICE", "--device"},
+              {{"sample", "x"}, "DIFFUSE_SEED", "--seed"},
+              {{"evaluate", "x"}, "DIFFUSE_DEVICE", "--device"},
+              {{"train", kDigits}, "DIFFUSE_STOP_AFTER", "--stop-after"}};
+  for (const auto& row : rows) {
+    const Outcome outcome = diffuse(row.words, {{row.variable, "gpu"}});
+    EXPECT_EQ(outcome.exit, 2) << outcome.err;
+    EXPECT_TRUE(outcome.err.starts_with("error: " + row.option + " must be ")) << outcome.err;
+    EXPECT_TRUE(outcome.err.ends_with("got 'gpu' (from " + row.variable + ")\n")) << outcome.err;
+  }
+}
+
+TEST(CommandLine, GridsAndDurationsThatAreNone) {
+  for (const char* grid : {"8", "x8", "8x", "0x8", "8x0", "1001x1", "1x1001", "8x8x8", "-1x8"}) {
+    const Outcome o = diffuse({"sample", "x", "--grid", grid});
+    EXPECT_EQ(o.exit, 2) << grid << o.err;
+    EXPECT_NE(o.err.find("--grid"), std::string::npos) << o.err;
+  }
+  for (const char* duration : {"", "h", "1h2d", "2h2h", "1x", "99999999d", "1.5h", "2d3"}) {
+    const Outcome o = diffuse({"train", kDigits, "--stop-after", duration});
+    EXPECT_EQ(o.exit, 2) << duration << o.err;
+    EXPECT_NE(o.err.find("--stop-after"), std::string::npos) << o.err;
+  }
 }
 
 TEST(CommandLine, NothingToDoShowsTheHelp) {
@@ -104,6 +162,31 @@ TEST(CommandLine, MistakesOfTheEnvironmentAreNamed) {
       "DIFFUSE_PROGRESS); see diffuse config keys --help\n");
   EXPECT_EQ(diffuse({"config", "keys", "--progress", "bar"}, {{"DIFFUSE_PROGRESS", "line"}}).exit,
             0);
+  // A variable that has nothing to do with the mistake is not blamed for it.
+  for (const std::string typed : {"--progress=lines", "--threads=many"}) {
+    const Outcome other = diffuse({"config", "keys", typed}, {{"DIFFUSE_PROGRESS", "bar"}});
+    EXPECT_EQ(other.exit, 2) << typed;
+    EXPECT_EQ(other.err.find("environment"), std::string::npos) << other.err;
+  }
+}
+
+TEST(CommandLine, QuietAndVerbose) {
+  const auto said = [](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"check", kDigits, "--data", "full"};
+    words.insert(words.end(), more.begin(), more.end());
+    const Outcome outcome = diffuse(words);
+    EXPECT_EQ(outcome.exit, 0) << outcome.err;
+    return outcome.err;
+  };
+  EXPECT_EQ(said({"-q"}), "");
+  // A bar that was asked for is shown all the same.
+  EXPECT_NE(said({"-q", "--progress", "bar"}).find("/1797 "), std::string::npos);
+  const TempFolder folder;
+  for (const char* level : {"-v", "--log-level=debug", "-q"}) {
+    const Outcome made = diffuse({"init", folder / level, level});
+    EXPECT_EQ(made.exit, 0) << made.err;
+    EXPECT_EQ(made.err.find("wrote ") == std::string::npos, std::string(level) == "-q") << made.err;
+  }
 }
 
 TEST(CommandLine, GlobalOptionsBeforeAndAfterTheCommand) {
@@ -130,6 +213,41 @@ TEST(CommandLine, Colour) {
   EXPECT_FALSE(colored({"--color", "never"}, {{"DIFFUSE_COLOR", "always"}}));
 }
 
+/// What the program says on stderr when that is a terminal.
+std::string said_on_terminal(const std::vector<std::string>& arguments,
+                             const std::map<std::string, std::string>& environment) {
+  const int terminal = ::posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK);
+  EXPECT_TRUE(terminal >= 0 && ::grantpt(terminal) == 0 && ::unlockpt(terminal) == 0);
+  const std::string name = ::ptsname(terminal);
+  const int open_end = ::open(name.c_str(), O_RDWR | O_NOCTTY);  // what was said stays readable
+  std::vector<std::string> words{"bash", "-c", "exec \"$0\" \"$@\" 2>" + name, kProgram};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  run_program(words, environment);
+  char said[4096];
+  const ssize_t n = ::read(terminal, said, sizeof(said));
+  ::close(open_end);
+  ::close(terminal);
+  EXPECT_GT(n, 0);
+  return n > 0 ? std::string(said, static_cast<size_t>(n)) : "";
+}
+
+TEST(CommandLine, ColourIsForTerminalsThatHaveIt) {
+  const auto colored = [](const std::vector<std::string>& more,
+                          const std::map<std::string, std::string>& environment) {
+    std::vector<std::string> words{"check", "/nonexistent.yaml"};
+    words.insert(words.end(), more.begin(), more.end());
+    const std::string said = said_on_terminal(words, environment);
+    EXPECT_NE(said.find("cannot read /nonexistent.yaml"), std::string::npos) << said;
+    return said.find('\x1b') != std::string::npos;
+  };
+  EXPECT_TRUE(colored({}, {{"TERM", "xterm"}}));
+  EXPECT_TRUE(colored({}, {{"TERM", "xterm"}, {"NO_COLOR", ""}}));  // as no-color.org has it
+  EXPECT_FALSE(colored({}, {{"TERM", "xterm"}, {"NO_COLOR", "1"}}));
+  EXPECT_FALSE(colored({}, {{"TERM", "dumb"}}));
+  EXPECT_FALSE(colored({}, {}));
+  EXPECT_FALSE(colored({"--color", "never"}, {{"TERM", "xterm"}}));
+}
+
 TEST(CommandLine, Version) {
   const Outcome text = diffuse({"--version"});
   EXPECT_EQ(text.exit, 0);
@@ -152,6 +270,7 @@ TEST(CommandLine, Help) {
                                                {"evaluate"},
                                                {"check"},
                                                {"inspect"},
+                                               {"verify"},
                                                {"schedule"},
                                                {"explain"},
                                                {"compare"},
@@ -205,7 +324,7 @@ TEST(CommandLine, LibTorchIsNotLoaded) {
 }
 
 TEST(CommandLine, ResultsThatCannotBeWritten) {
-  const std::string program = DIFFUSE_BINARY_DIR "/diffuse";
+  const std::string& program = kProgram;
   const Outcome full = run_program({program, "config", "schema"}, {}, ".", "/dev/full");
   EXPECT_EQ(full.exit, 9);
   EXPECT_EQ(full.err, "error: cannot write to stdout: No space left on device\n");
@@ -221,7 +340,7 @@ TEST(CommandLine, ResultsThatCannotBeWritten) {
 
 TEST(CommandLine, ClosedStreamsAreNoFiles) {
   const TempFolder folder;
-  const std::string program = DIFFUSE_BINARY_DIR "/diffuse";
+  const std::string& program = kProgram;
   const Outcome init =
       run_program({"bash", "-c", program + " init new <&- >&- 2>&-"}, {}, folder.path());
   EXPECT_EQ(init.exit, 0);
@@ -327,6 +446,66 @@ TEST(Check, ReportsConfigAndData) {
   EXPECT_NE(report["error"].get<std::string>().find("'optim.lr' must be > 0"), std::string::npos);
 }
 
+TEST(Check, ThePlanAddsUpAndGrowsWithWhatIsAsked) {
+  const auto plan = [](const std::vector<std::string>& set, const std::string& data = "headers") {
+    std::vector<std::string> words{
+        "check", kDigits, "--plan", "--json", "--data", data, "--threads", "2"};
+    for (const std::string& one : set) {
+      words.push_back("--set");
+      words.push_back(one);
+    }
+    const Outcome o = diffuse(words);
+    EXPECT_EQ(o.exit, 0) << o.err;
+    const auto json = nlohmann::json::parse(o.out)["plan"];
+    for (const char* command : {"train", "sample", "evaluate"}) {
+      int64_t sum = 0;
+      for (const auto& [name, bytes] : json[command].items()) {
+        EXPECT_GE(bytes, 0) << name;
+        if (name != "total") sum += bytes.get<int64_t>();
+      }
+      EXPECT_EQ(json[command]["total"], sum) << command;
+    }
+    return json;
+  };
+  const auto usual = plan({});
+  EXPECT_EQ(usual["micro_batch"], 128);
+  EXPECT_EQ(usual["train"]["weights"], 4 * 1001729);
+  // 1,797 pictures of 8 x 8, their names, and five batches.
+  EXPECT_EQ(usual["train"]["pictures"], 1797 * (140 + 64) + 5 * 128 * 64);
+  EXPECT_EQ(plan({}, "none")["train"]["pictures"], 5 * 128 * 64);
+  EXPECT_EQ(plan({"data.cache=none"})["train"]["pictures"], 1797 * 140 + 5 * 128 * 64);
+  const auto part = plan({"train.micro_batch=32"});
+  EXPECT_EQ(4 * part["train"]["activations"].get<int64_t>(), usual["train"]["activations"]);
+  // A second or two of a CPU is all that a micro-batch may take.
+  const std::vector<std::string> large{"data.size=64", "model.base_channels=128"};
+  EXPECT_LT(plan(large)["micro_batch"], 128);
+  EXPECT_EQ(plan(large)["device"], "cpu");
+  const auto gpu = plan({large[0], large[1], "train.device=cuda"});
+  EXPECT_EQ(gpu["micro_batch"], 128);
+  EXPECT_EQ(gpu["device"], "cuda");
+  const auto classes = plan({"model.class_conditional=true"});
+  EXPECT_EQ(classes["parameters"].get<int64_t>() - usual["parameters"].get<int64_t>(), 10 * 128);
+  const auto learned = plan({"diffusion.variance=learned_range", "diffusion.loss=hybrid"});
+  EXPECT_GT(learned["parameters"], usual["parameters"]);
+
+  const Outcome text = diffuse({"check", kDigits, "--plan", "--set", "data.holdout=0.1"});
+  EXPECT_EQ(text.exit, 0) << text.err;
+  for (const char* one : {", 10 classes\n",
+                          " held out",
+                          " with 128 at once (train.micro_batch): ",
+                          "\n  sample ",
+                          "\n  evaluate "})
+    EXPECT_NE(text.out.find(one), std::string::npos) << one << text.out;
+  EXPECT_EQ(text.out.find("saving"), std::string::npos) << "nothing is needed for it";
+}
+
+TEST(Check, DecodesEveryPictureAlsoWithoutACache) {
+  const Outcome o = diffuse(
+      {"check", kDigits, "--data", "full", "--set", "data.cache=none", "--progress", "plain"});
+  EXPECT_EQ(o.exit, 0) << o.err;
+  EXPECT_NE(o.out.find("1797 pictures, 10 classes"), std::string::npos) << o.out;
+}
+
 TEST(Check, CountsAgainstTheNumberOfPictures) {
   const Outcome decoded = diffuse({"check", kDigits, "--data", "full", "--progress", "bar"});
   EXPECT_EQ(decoded.exit, 0) << decoded.err;
@@ -410,6 +589,16 @@ TEST(Inspect, KnowsWhatItSees) {
   EXPECT_NE(pickle.err.find("safetensors.torch.save_file(torch.load(\"model.pt\", "
                             "map_location=\"cpu\", weights_only=True)"),
             std::string::npos);
+  // Too large to be read whole: told by its first bytes all the same.
+  write_text(folder / "large", std::string("\x80\2}q", 4));
+  std::filesystem::resize_file(folder / "large", (uint64_t{1} << 30) + 1);
+  EXPECT_NE(diffuse({"inspect", folder / "large"}).err.find("torch.load(\"large\""),
+            std::string::npos);
+  // Whoever's the file is, no reader's stack ends before its JSON does.
+  const std::string deep = "{\"a\":" + std::string(3'000'000, '[');
+  write_text(folder / "run/status.json", deep + std::string(3'000'000, ']') + "}");
+  std::filesystem::create_directories(folder / "run/checkpoints");
+  EXPECT_EQ(diffuse({"inspect", folder / "run"}).exit, 0);
   write_text(folder / "notes.txt", "hello");
   EXPECT_EQ(diffuse({"inspect", folder / "notes.txt"}).exit, 5);
   EXPECT_EQ(diffuse({"inspect", folder / "nothing"}).exit, 5);
@@ -418,6 +607,85 @@ TEST(Inspect, KnowsWhatItSees) {
   EXPECT_EQ(diffuse({"check", folder / "pipe"}).exit, 3);
   std::filesystem::create_directories(folder / "empty");
   EXPECT_EQ(diffuse({"inspect", folder / "empty"}).exit, 5);
+}
+
+TEST(Inspect, PicturesAndWhatTheyTell) {
+  const TempFolder folder;
+  const Image image{2, 3, 1, {0, 50, 100, 150, 200, 250}};
+  write_png(folder / "p.png", image, {{"diffuse", R"({"seed": 7})"}, {"Title", "a \x1b[31mcat"}});
+  const Json found = Json::parse(diffuse({"inspect", folder / "p.png", "--json"}).out);
+  EXPECT_EQ(found["kind"], "picture");
+  EXPECT_EQ(found["height"], 2);
+  EXPECT_EQ(found["width"], 3);
+  EXPECT_EQ(found["text"]["diffuse"]["seed"], 7);
+  EXPECT_EQ(found["text"]["Title"], "a \x1b[31mcat");
+  const Outcome text = diffuse({"inspect", folder / "p.png"});
+  EXPECT_NE(text.out.find("text:\n  diffuse:\n    seed: 7\n  Title: a \\x1b[31mcat\n"),
+            std::string::npos)
+      << text.out;
+  // A picture by its first bytes, but none that can be read: the reason, not another format.
+  const std::string png = read_text(folder / "p.png");
+  const struct {
+    const char* name;
+    std::string bytes;
+    const char* reason;
+  } cases[] = {{"cut.png",
+                png.substr(0, 20),
+                "truncated PNG: its IHDR chunk claims 13 bytes, the file has 0"},
+               {"film.gif", "GIF89a and more", "GIF is not supported"}};
+  for (const auto& bad : cases) {
+    write_text(folder / bad.name, bad.bytes);
+    const Outcome outcome = diffuse({"inspect", folder / bad.name});
+    EXPECT_EQ(outcome.exit, 5);
+    EXPECT_NE(outcome.err.find((folder / bad.name).string() + ": " + bad.reason), std::string::npos)
+        << outcome.err;
+  }
+}
+
+TEST(Inspect, TensorsOfOtherPrograms) {
+  const TempFolder folder;
+  const std::string header = R"({"__metadata__":{"format":"pt","by":"x\ny"},)"
+                             R"("a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},)"
+                             R"("b":{"dtype":"F16","shape":[2,3],"data_offsets":[4,16]}})";
+  std::string size(8, '\0');
+  size[0] = static_cast<char>(header.size());
+  write_text(folder / "m.safetensors", size + header + std::string(16, '\0'));
+  const Outcome text = diffuse({"inspect", folder / "m.safetensors"});
+  EXPECT_EQ(text.exit, 0) << text.err;
+  EXPECT_NE(text.out.find("tensors: 2\nvalues: 7\nmetadata:\n"), std::string::npos) << text.out;
+  EXPECT_NE(text.out.find("  by: x\\x0ay\n"), std::string::npos) << text.out;
+  EXPECT_NE(text.out.find("contents:\n  a: F32 []\n  b: F16 [2, 3]\n"), std::string::npos)
+      << text.out;
+}
+
+// Wherever a file is named, a pickle is refused with the way to convert it or as no text.
+TEST(Program, NeverReadsPickle) {
+  const TempFolder folder;
+  const std::string file = folder / "model.pt";
+  write_text(file, std::string("\x80\2}q\0(X\4\0\0\0evil", 15));
+  write_text(folder / "c.yaml", "data: {path: " + file + "}\n");
+  const std::string config = folder / "c.yaml";
+  const std::string convert = "safetensors.torch.save_file(torch.load(\"model.pt\"";
+  for (const auto& [words, exit, part] :
+       std::vector<std::tuple<std::vector<std::string>, int, std::string>>{
+           {{"inspect", file}, 6, convert},
+           {{"sample", file}, 6, convert},
+           {{"evaluate", file}, 6, convert},
+           {{"train", config, "--run-dir", folder / "run", "--resume", file}, 6, convert},
+           {{"train", file}, 3, "not UTF-8: byte 0x80"},
+           {{"check", file}, 3, ":1:1: error: not UTF-8: byte 0x80"},
+           {{"explain", file}, 3, "not UTF-8: byte 0x80"},
+           {{"config", "resolve", file}, 3, "not UTF-8: byte 0x80"},
+           {{"check", config}, 5, "is a pickle, which is never unpacked"},
+           {{"schedule", "-t", "{type: table, file: " + file + "}"}, 3, "model.pt:1: not text"},
+           {{"check", config, "--set", "diffusion.weighting={type: table, file: " + file + "}"},
+            3,
+            "model.pt:1: not text"},
+           {{"compare", file, file}, 4, "is no run folder"}}) {
+    const Outcome outcome = diffuse(words);
+    EXPECT_EQ(outcome.exit, exit) << words[0] << ' ' << outcome.err;
+    EXPECT_NE(outcome.err.find(part), std::string::npos) << words[0] << ' ' << outcome.err;
+  }
 }
 
 TEST(Inspect, CheckpointsAndRuns) {
@@ -444,10 +712,58 @@ TEST(Inspect, CheckpointsAndRuns) {
   EXPECT_NE(run.out.find("checkpoints:\n  - step-000000007\n"), std::string::npos) << run.out;
   EXPECT_NE(run.out.find("last metrics:\n  step: 7\n  loss: 0.5\n"), std::string::npos) << run.out;
 
+  const Json all = Json::parse(diffuse({"inspect", folder / "run/checkpoints", "--json"}).out);
+  EXPECT_EQ(all["checkpoints"], Json{"step-000000007"});
+  // Said to run by what nobody has locked; and one that has only begun.
+  write_text(folder / "run/status.json", R"({"state": "running", "step": 7})");
+  write_text(folder / "run/metrics.jsonl", "");
+  const Outcome killed = diffuse({"inspect", folder / "run"});
+  EXPECT_NE(killed.out.find("state: killed (it was running"), std::string::npos) << killed.out;
+  EXPECT_EQ(killed.out.find("last metrics"), std::string::npos) << killed.out;
+  write_text(folder / "new/config.resolved.yaml", "version: 1\n");
+  const Outcome begun = diffuse({"inspect", folder / "new"});
+  EXPECT_EQ(begun.exit, 0) << begun.err;
+  EXPECT_EQ(begun.out, "kind: run\npath: " + (folder / "new").string() + "\ncheckpoints: none\n");
+
+  // A model without a manifest is a checkpoint that lost it, no folder of pictures.
+  write_text(folder / "torn/model.safetensors", "");
+  const Outcome torn = diffuse({"inspect", folder / "torn"});
+  EXPECT_EQ(torn.exit, 6);
+  EXPECT_NE(torn.err.find("MANIFEST.json"), std::string::npos) << torn.err;
+
   write_text(checkpoint / "state.json", "{\"step\": 8}");
   const Outcome damaged = diffuse({"inspect", checkpoint.string()});
   EXPECT_EQ(damaged.exit, 6);
   EXPECT_NE(damaged.err.find("state.json"), std::string::npos) << damaged.err;
+}
+
+TEST(Verify, ANewerVersionIsNoDamage) {
+  const TempFolder folder;
+  const std::vector<CheckpointFile> files{
+      {.name = "state.json", .tensors = {}, .text = "{\"step\": 7}"}};
+  const auto older = write_checkpoint(folder.path(), 7, files, false);
+  const auto newer = write_checkpoint(folder.path(), 8, files, false);
+  std::string manifest = read_text(newer / "MANIFEST.json");
+  manifest.replace(manifest.find("\"format\": 1"), 11, "\"format\": 2");
+  write_text(newer / "MANIFEST.json", manifest);
+  const Outcome text = diffuse({"verify", folder.path()});
+  EXPECT_EQ(text.exit, 6);
+  EXPECT_NE(text.out.find("good     " + older.string()), std::string::npos) << text.out;
+  EXPECT_NE(text.out.find("unknown  " + newer.string() + "  " + newer.string() +
+                          "/MANIFEST.json has format 2, written by a newer version"),
+            std::string::npos)
+      << text.out;
+  EXPECT_EQ(text.err.find("remove"), std::string::npos) << text.err;
+  EXPECT_NE(text.err.find("1 of 2 checkpoints is not known to be good"), std::string::npos)
+      << text.err;
+  write_text(older / "state.json", "{\"step\": 9}");
+  const Outcome both = diffuse({"verify", folder.path(), "--json"});
+  EXPECT_EQ(both.exit, 6);
+  EXPECT_NE(both.err.find("error: 1 of 2 checkpoints is damaged"), std::string::npos) << both.err;
+  const Json json = Json::parse(both.out);
+  EXPECT_EQ(json["good"], 0);
+  EXPECT_EQ(json["damaged"], 1);
+  EXPECT_EQ(json["unknown"], 1);
 }
 
 TEST(CommandLine, ALibraryThatCannotBeLoadedNamesTheRemedy) {
@@ -457,11 +773,21 @@ TEST(CommandLine, ALibraryThatCannotBeLoadedNamesTheRemedy) {
   EXPECT_EQ(core.exit, 7);
   EXPECT_NE(core.err.find("it belongs beside the program or in ../lib"), std::string::npos)
       << core.err;
-  write_text(folder / "torch/libtorch_cpu.so", "no library");
-  const Outcome torch = diffuse({"sample", "x"}, {{"LD_LIBRARY_PATH", folder / "torch"}});
-  EXPECT_EQ(torch.exit, 7);
-  EXPECT_NE(torch.err.find("error: LibTorch 2.11 was not found"), std::string::npos) << torch.err;
-  EXPECT_NE(torch.err.find("LD_LIBRARY_PATH"), std::string::npos) << torch.err;
+  for (const std::string library : {"libtorch_cpu.so", "libc10.so"}) {
+    write_text(folder / library / library, "no library");
+    const Outcome torch = diffuse(
+        {"sample", "x"}, {{"LD_LIBRARY_PATH", (folder / library).string() + ":" + kPrograms}});
+    EXPECT_EQ(torch.exit, 7);
+    EXPECT_NE(torch.err.find("error: LibTorch 2.11 was not found"), std::string::npos) << torch.err;
+    EXPECT_NE(torch.err.find("LD_LIBRARY_PATH"), std::string::npos) << torch.err;
+  }
+  // A library of that name which is not ours, or not of today.
+  std::filesystem::create_directory(folder / "other");
+  std::filesystem::copy(kPrograms + "/libdiffuse_base.so", folder / "other/libdiffuse_core.so");
+  const Outcome other = diffuse({"sample", "x"}, {{"LD_LIBRARY_PATH", folder / "other"}});
+  EXPECT_EQ(other.exit, 7);
+  EXPECT_EQ(other.err,
+            "error: libdiffuse_core.so is of another build; build or install diffuse again\n");
 }
 
 TEST(Init, EveryPresetIsAValidConfigAndNothingIsOverwritten) {
@@ -523,8 +849,8 @@ TEST(Init, RunsAreNamedAfterTheFolder) {
 /// What bash offers for the words typed so far.
 std::string completed(const std::string& words) {
   const std::string script =
-      "source <(" DIFFUSE_BINARY_DIR "/diffuse completion bash); compopt() { :; }; COMP_WORDS=(" +
-      words + "); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _diffuse; echo \"${COMPREPLY[*]}\"";
+      "source <(" + kProgram + " completion bash); compopt() { :; }; COMP_WORDS=(" + words +
+      "); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _diffuse; echo \"${COMPREPLY[*]}\"";
   const Outcome outcome = run_program({"bash", "-c", script}, {}, "/");
   EXPECT_EQ(outcome.err, "");
   return outcome.out;

@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "app/run.h"
 #include "config/yaml.h"
+#include "io/checkpoint.h"
 
 // `diffuse compare` on run folders that the tests write.
 
@@ -28,6 +31,7 @@ struct RunSpec {
   double loss = 1;
   double level_offset = 0;  // of the levels' log SNR
   std::string samples = "\x89PNG grid";
+  std::function<void(Json&)> edit = {};  // of each validation record
 };
 
 /// What image i has whichever run: much more than the runs differ by.
@@ -58,6 +62,7 @@ Json validation(const RunSpec& spec, int step) {
   }
   if (spec.bits)
     out["bits"] = {{"prior", small}, {"rest", rest}, {"decoder", small}, {"total", total}};
+  if (spec.edit) spec.edit(out);
   return out;
 }
 
@@ -77,7 +82,7 @@ void write_run(const fs::path& folder, const RunSpec& spec) {
              {"loss_raw", 1.0},
              {"img_s", 900 + step % 300},
              {"time", 0.25 * step}};
-    if (step == 800) row["val_bits"] = 3.5 + spec.shift;
+    if (step == 800 && !spec.validated.empty()) row["val_bits"] = 3.5 + spec.shift;
     rows += row.dump() + "\n";
   }
   write_text(folder / "metrics.jsonl", rows);
@@ -310,8 +315,240 @@ TEST(CompareCommand, SaysWhatIsWrong) {
   EXPECT_TRUE(contains(begun.err, "b has no metrics yet")) << begun.err;
   EXPECT_TRUE(contains(begun.err, "b has no status.json")) << begun.err;
   EXPECT_TRUE(contains(read_text(folder / "c.html"), "no samples yet"));
+  const Json nothing = compared({a, b})["runs"][1];
+  for (const char* unknown : {"state", "step", "of", "images_per_second", "seconds", "parameters"})
+    EXPECT_TRUE(nothing[unknown].is_null()) << unknown;
+  EXPECT_TRUE(nothing["metrics"].empty());
+  EXPECT_FALSE(contains(diffuse({"compare", a, b, "--format", "csv"}).out, "\nb,state"));
   write_text(folder / "b/config.resolved.yaml", "version: 1\ndata: {path: ., sise: 8}\n");
   EXPECT_EQ(diffuse({"compare", a, b}).exit, 3);
+}
+
+bool warned(const Json& json, const std::string& part) {
+  return std::any_of(json["warnings"].begin(), json["warnings"].end(), [&](const Json& warning) {
+    return contains(warning.get<std::string>(), part);
+  });
+}
+
+TEST(CompareCommand, RunsThatWereNotValidatedHaveTheirCurves) {
+  const TempFolder folder;
+  for (const char* name : {"a", "b", "c"}) write_run(folder / name, {.validated = {}});
+  const Outcome table = diffuse({"compare", folder / "a", folder / "b", "--svg", folder / "c.svg"});
+  EXPECT_EQ(table.exit, 0);
+  EXPECT_EQ(table.err, "") << "nothing is wrong with them";
+  for (const char* never : {"held-out images at", "mse_eps", "differences to"})
+    EXPECT_FALSE(contains(table.out, never)) << table.out;
+  EXPECT_TRUE(
+      contains(table.out, "no ranking: no validation on held-out images (data.holdout) in a, b"))
+      << table.out;
+  const std::string svg = read_text(folder / "c.svg");
+  EXPECT_TRUE(contains(svg, "training loss, smoothed"));
+  EXPECT_FALSE(contains(svg, "error of the predicted noise"));
+  EXPECT_FALSE(contains(svg, "held-out"));
+  const Json json = compared({folder / "a", folder / "b"});
+  EXPECT_TRUE(json["step"].is_null());
+  EXPECT_TRUE(json["runs"][0]["validation"].is_null());
+
+  // One that was is shown; without the baseline's there is nothing to take its differences to.
+  write_run(folder / "b", {});
+  const Outcome mixed = diffuse({"compare",
+                                 folder / "a",
+                                 folder / "b",
+                                 folder / "c",
+                                 "--format",
+                                 "csv",
+                                 "--svg",
+                                 folder / "c.svg"});
+  EXPECT_EQ(mixed.exit, 0);
+  EXPECT_TRUE(contains(mixed.err, "without validation on held-out images: a, c")) << mixed.err;
+  EXPECT_TRUE(contains(mixed.out, "\nb,bits/dim.prior,,800,0.25,,\n")) << mixed.out;
+  EXPECT_FALSE(contains(mixed.out, ".difference")) << mixed.out;
+  EXPECT_FALSE(contains(mixed.out, "rank")) << mixed.out;
+  const std::string drawn = read_text(folder / "c.svg");
+  EXPECT_TRUE(contains(drawn, "error of the predicted noise by noise level at step 800"));
+  EXPECT_FALSE(contains(drawn, "relative to"));
+  const Outcome other = diffuse(
+      {"compare", folder / "a", folder / "b", "--baseline", "b", "--svg", folder / "c.svg"});
+  EXPECT_TRUE(contains(other.out, "\n  a        -           -       -      -        -       -\n"))
+      << other.out;
+  EXPECT_TRUE(contains(read_text(folder / "c.svg"), "relative to b"));
+}
+
+TEST(CompareCommand, TheBaselineMayBeARunsName) {
+  const TempFolder folder;
+  write_run(folder / "a", {});
+  write_run(folder / "b", {.shift = 0.1});
+  const Json json = compared({folder / "a", folder / "b", "--baseline", "b"});
+  EXPECT_EQ(json["baseline"], "b");
+  EXPECT_EQ(difference_of(json, "a", nullptr)["verdict"], "better");
+}
+
+TEST(CompareCommand, FiguresThatAreNotFiniteAreNotRanked) {
+  const TempFolder folder;
+  write_run(folder / "a", {});
+  const auto no_bits = [](Json& record) { record["bits"]["total"][3] = nullptr; };
+  write_run(folder / "b", {.edit = no_bits});
+  write_text(folder / "b/metrics.jsonl",
+             "{\"step\":100,\"loss\":0.5,\"img_s\":20000000}\n"
+             "{\"step\":200,\"loss\":null,\"img_s\":null}\n");
+  const Json json = compared({folder / "a", folder / "b"});
+  const Json bits = difference_of(json, "b", nullptr);
+  EXPECT_EQ(bits["verdict"], "not known");
+  EXPECT_TRUE(bits["difference"]["mean"].is_null());
+  EXPECT_TRUE(json["runs"][1]["validation"]["bits"]["total"]["mean"].is_null());
+  EXPECT_EQ(json["runs"][1]["metrics"]["loss"]["last"], 0.5);
+  EXPECT_EQ(json["runs"][1]["images_per_second"], 20'000'000);
+  EXPECT_TRUE(json["ranking"]["by"].get<std::string>().starts_with("mean mse_eps")) << json;
+
+  write_run(folder / "b", {.edit = [&](Json& record) {
+              no_bits(record);
+              record["levels"][1]["mse_eps"][0] = nullptr;
+            }});
+  write_text(folder / "b/metrics.jsonl", "{\"step\":100,\"loss\":null,\"img_s\":20000000}\n");
+  const Outcome table = diffuse({"compare", folder / "a", folder / "b"});
+  EXPECT_TRUE(
+      contains(table.out, "no ranking: a run's figures on the held-out images are not finite"))
+      << table.out;
+  EXPECT_TRUE(contains(table.out, "not known")) << table.out;
+  EXPECT_TRUE(contains(table.out, "2e+07")) << table.out;
+  EXPECT_FALSE(contains(table.out, "nan")) << table.out;
+  const Outcome csv = diffuse({"compare", folder / "a", folder / "b", "--format", "csv"});
+  EXPECT_TRUE(contains(csv.out, "\nb,bits/dim.total,,800,,,\n")) << csv.out;
+  EXPECT_FALSE(contains(csv.out, "\nb,loss.last")) << csv.out;
+}
+
+TEST(CompareCommand, UnlikeUnitsAndLevelsAreNotMixed) {
+  const TempFolder folder;
+  write_run(folder / "a", {});
+  const auto in_nats = [](Json& record) { record["unit"] = "nats/dim"; };
+  write_run(folder / "nats", {.edit = in_nats});
+  const Json units = compared({folder / "a", folder / "nats"});
+  for (const Json& difference : units["differences"]) EXPECT_EQ(difference["of"], "mse_eps");
+  EXPECT_TRUE(units["ranking"]["by"].get<std::string>().starts_with("mean mse_eps")) << units;
+
+  // Levels that only one of them has are shown, not compared.
+  write_run(folder / "c", {.bits = false, .level_offset = 3});
+  const Json some = compared({folder / "a", folder / "c"});
+  EXPECT_EQ(some["ranking"]["by"], "mean mse_eps over log SNR 0 to 3 (2 levels)");
+  EXPECT_EQ(some["differences"].size(), 2u);
+  const Outcome shown = diffuse({"compare", folder / "a", folder / "c", "--svg", folder / "c.svg"});
+  EXPECT_EQ(shown.exit, 0);
+  EXPECT_TRUE(contains(shown.out, "\n       -3  0.2009       -\n")) << shown.out;
+  EXPECT_TRUE(contains(shown.out, "\n        6       -  0.8009\n")) << shown.out;
+  EXPECT_TRUE(contains(shown.out, "\n  c        -           -       -      -        -       -\n"))
+      << shown.out;  // of bits/dim
+
+  write_run(folder / "d", {.bits = false, .level_offset = 1.5});
+  const Json none = compared({folder / "a", folder / "d"});
+  EXPECT_EQ(none["ranking"]["reason"], "the runs share neither bits/dim nor a noise level");
+  EXPECT_TRUE(none["differences"].empty());
+}
+
+TEST(CompareCommand, OtherNoiseWeightsAndCountsAreWarnedOf) {
+  const TempFolder folder;
+  write_run(folder / "a", {});
+  write_run(folder / "seed", {.edit = [](Json& record) { record["seed"] = 7; }});
+  write_run(folder / "raw", {.edit = [](Json& record) { record["weights"] = "raw"; }});
+  write_run(folder / "few", {.edit = [](Json& record) {
+              record["images"] = 10;
+              for (Json& level : record["levels"])
+                level["mse_eps"].get_ref<Json::array_t&>().resize(10);
+              for (Json& term : record["bits"]) term.get_ref<Json::array_t&>().resize(10);
+            }});
+  const Json json = compared({folder / "a", folder / "seed", folder / "raw", folder / "few"});
+  EXPECT_TRUE(warned(json, "seed and a were validated with different noise (seeds 7 and 0)"))
+      << json["warnings"];
+  EXPECT_EQ(difference_of(json, "seed", nullptr)["paired"], true);
+  EXPECT_TRUE(warned(json, "validated with different weights (ema and raw, raw)"))
+      << json["warnings"];
+  EXPECT_TRUE(warned(json, "few was validated on 10 images: intervals of so few"))
+      << json["warnings"];
+  EXPECT_EQ(difference_of(json, "few", nullptr)["paired"], false);
+  const Outcome csv = diffuse({"compare", folder / "a", folder / "few", "--format", "csv"});
+  EXPECT_TRUE(contains(csv.out, "\nfew,bits/dim.difference.unpaired,,800,")) << csv.out;
+}
+
+TEST(CompareCommand, OnlyKeysThatMatterAreShown) {
+  const TempFolder folder;
+  write_run(folder / "a", {});
+  write_run(folder / "b", {.set = {"log.every_steps=7", "checkpoint.keep_last=9", "run.notes=x"}});
+  const Outcome table = diffuse({"compare", folder / "a", folder / "b"});
+  EXPECT_TRUE(contains(table.out, "none that matters")) << table.out;
+  const Json json = compared({folder / "a", folder / "b"});
+  ASSERT_EQ(json["config"].size(), 3u);
+  for (const Json& key : json["config"]) EXPECT_EQ(key["matters"], false) << key;
+  EXPECT_EQ(json["training_losses_comparable"], true);
+
+  // How the pictures are read is not which; of these the losses are alike.
+  write_run(folder / "c", {.set = {"data.workers=1"}});
+  EXPECT_EQ(compared({folder / "a", folder / "c"})["training_losses_comparable"], true);
+  write_run(folder / "d", {.set = {"data.flip=true"}});
+  const Json flipped = compared({folder / "a", folder / "d"});
+  EXPECT_TRUE(contains(flipped["notes"][0].get<std::string>(),
+                       "data.flip differs, so they were taken on other pictures"))
+      << flipped["notes"];
+
+  // More keys than runs go down the page; one that a run's schedule has not is a dash.
+  const std::string cosine = "diffusion.schedule={type: cosine, s: ";
+  write_run(folder / "e", {.set = {cosine + "0.02}", "data.flip=true", "train.batch=64"}});
+  write_run(folder / "f", {.set = {"diffusion.schedule=linear", "optim.lr=0.5"}});
+  const std::vector<std::string> words{"compare", folder / "a", folder / "e", folder / "f"};
+  std::vector<std::string> csv = words;
+  csv.insert(csv.end(), {"--format", "csv"});
+  const std::string keys = diffuse(words).out;
+  EXPECT_TRUE(contains(keys, "\n  key                   a       e       f\n")) << keys;
+  EXPECT_TRUE(contains(keys, "\n  diffusion.schedule.s  0.008   0.02    -\n")) << keys;
+  const std::string figures = diffuse(csv).out;
+  EXPECT_TRUE(contains(figures, "\ne,config.diffusion.schedule.s,,,0.02,,\n")) << figures;
+  EXPECT_FALSE(contains(figures, "\nf,config.diffusion.schedule.s,")) << figures;
+}
+
+TEST(CompareCommand, TheNewestGridIsTheRunsPicture) {
+  const TempFolder folder;
+  write_run(folder / "a", {.samples = ""});
+  write_run(folder / "b", {});
+  // Names as train gives them, and what people put beside them.
+  for (const char* name : {"step-000000300.png",
+                           "step-000000900.svg",
+                           "step-000000100.png",
+                           "step-000000950.png.tmp-7",
+                           "step-000000700.png",
+                           "the best.png",
+                           "step-000000500.svg"})
+    write_text(folder / "a/samples" / name, "grid");
+  const Json json = compared({folder / "a", folder / "b"});
+  EXPECT_EQ(json["runs"][0]["samples"], (folder / "a/samples/step-000000900.svg").string());
+  // One that cannot be read is no reason to have no page.
+  fs::create_directory(folder / "a/samples/step-000000999.png");
+  const Outcome page =
+      diffuse({"compare", folder / "a", folder / "b", "--html", folder / "c.html"});
+  EXPECT_EQ(page.exit, 0);
+  EXPECT_TRUE(contains(page.err, "the page shows no samples of a")) << page.err;
+  EXPECT_TRUE(contains(read_text(folder / "c.html"), "iVBORyBncmlk"));
+}
+
+TEST(CompareCommand, ParametersAreCountedInTheNewestCheckpoint) {
+  const TempFolder folder;
+  const std::vector<float> values(6);
+  for (const char* name : {"a", "b"}) {
+    write_run(folder / name, {});
+    for (const int64_t rows : {1, 2})  // the newer has more
+      write_checkpoint(
+          folder / name / "checkpoints",
+          rows,
+          {{.name = "model.safetensors",
+            .tensors = {{"w", "F32", {rows, 3}, std::as_bytes(std::span(values)).first(12 * rows)}},
+            .text = ""}},
+          false);
+  }
+  fs::resize_file(folder / "b/checkpoints/step-000000002/model.safetensors", 20);
+  const Json json = compared({folder / "a", folder / "b"});
+  EXPECT_EQ(json["runs"][0]["parameters"], 6);
+  EXPECT_TRUE(json["runs"][1]["parameters"].is_null());
+  EXPECT_TRUE(warned(json, "step-000000002/model.safetensors")) << json["warnings"];
+  EXPECT_TRUE(warned(json, "; its parameters are not counted")) << json["warnings"];
+  const Outcome csv = diffuse({"compare", folder / "a", folder / "b", "--format", "csv"});
+  EXPECT_TRUE(contains(csv.out, "\na,parameters,,,6,,\n")) << csv.out;
 }
 
 TEST(CompareCommand, LibTorchIsNotLoaded) {

@@ -51,6 +51,28 @@ TEST(ScheduleCommand, SideBySide) {
             std::string::npos)
       << both.out;
   EXPECT_TRUE(read_text(folder / "s.svg").starts_with("<svg"));
+  // Each is compared with the first. Both end without signal: the difference is elsewhere.
+  const Outcome three = diffuse({"schedule",
+                                 "-t",
+                                 "linear",
+                                 "-t",
+                                 "cosine",
+                                 "-t",
+                                 "sigmoid",
+                                 "--rows",
+                                 "1",
+                                 "--set",
+                                 "diffusion.zero_terminal_snr=true",
+                                 "--set",
+                                 "diffusion.target=velocity"});
+  EXPECT_EQ(three.exit, 0) << three.err;
+  for (const std::string other : {"cosine", "sigmoid"})
+    EXPECT_NE(three.out.find("\nlinear and " + other + " differ most at t = "), std::string::npos)
+        << three.out;
+  EXPECT_EQ(three.out.find("differ most at t = 999"), std::string::npos) << three.out;
+  EXPECT_NE(three.out.find("linear, T = 1000, terminal SNR 0\n"), std::string::npos) << three.out;
+  EXPECT_NE(three.out.find("\n    999"), std::string::npos) << three.out;  // the noisiest
+  EXPECT_EQ(three.out.find("\n      0"), std::string::npos) << three.out;
   const Outcome of_config = diffuse({"schedule", kDigits});
   EXPECT_NE(of_config.out.find("cosine, T = 1000"), std::string::npos) << of_config.out;
   const Outcome wrong = diffuse({"schedule", "-t", "cosin"});
@@ -82,6 +104,41 @@ TEST(ExplainCommand, WritesTheObjectiveOut) {
   double shares = 0;
   for (const Json& level : json["levels"]) shares += level["share"].get<double>();
   EXPECT_NEAR(shares, 1, 1e-12);
+}
+
+TEST(ExplainCommand, WritesEachKindOfObjective) {
+  const struct {
+    std::vector<std::string> set;
+    std::vector<std::string> parts;
+    bool has_weight = true;  // of an error of its own
+  } cases[] = {
+      {{"schedule=ve"}, {"eps, alpha_t = 1\n", "continuous time, chains of 1000 steps"}},
+      {{"schedule=flow", "target=flow"}, {"alpha_t + sigma_t = 1\n"}},
+      {{"schedule=linear"}, {"alpha_t^2 + sigma_t^2 = 1\n", "T = 1000\n"}},
+      {{"loss=huber"}, {"w_t mean huber(F* - F(z_t, t)),", "huber: of errors below delta"}},
+      // 1000 steps of a bound in nats, whose unit here is a bit: 1 / ln 2.
+      {{"loss=hybrid", "variance=learned_range"},
+       {"w_t mean |F* - F(z_t, t)|^2  +  1 L_t in bits/dim (1.443 L_t in nats/dim), F detached"}},
+      {{"loss=vlb", "variance=learned_range", "schedule=linear"},
+       {"t of  1000 L_t in bits/dim (1443 L_t in nats/dim),\n", "; not used by this loss"},
+       false},
+      {{"learned_weight=true"}, {"exp(-u_t) w_t mean |F* - F(z_t, t)|^2 + u_t", "u = 0"}},
+      {{"zero_terminal_snr=true", "target=velocity"}, {", zero terminal SNR (Lin et al. 2023)"}},
+      {{"logsnr_shift=2"}, {"T = 1000, log SNR + 2\n"}},
+      {{"input_scale=0.5"}, {"T = 1000, log SNR + -1.386\n"}},
+      {{"weight_on=network"}, {", on the network's own loss\n"}}};
+  for (const auto& c : cases) {
+    std::vector<std::string> words{"explain", kDigits};
+    for (const std::string& set : c.set) {
+      words.push_back("--set");
+      words.push_back("diffusion." + set);
+    }
+    const Outcome o = diffuse(words);
+    EXPECT_EQ(o.exit, 0) << o.err;
+    for (const std::string& part : c.parts)
+      EXPECT_NE(o.out.find(part), std::string::npos) << part << "\n" << o.out;
+    EXPECT_EQ(o.out.find("w_t mean") != std::string::npos, c.has_weight) << o.out;
+  }
 }
 
 TEST(ExplainCommand, WarnsAndRefusesWithCodes) {

@@ -3,10 +3,12 @@
 
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -20,9 +22,16 @@
 
 namespace diffuse::test {
 
+/// Where the program lies: beside the tests, or where scripts/coverage says.
+inline const std::string kPrograms = std::getenv("DIFFUSE_PROGRAMS") != nullptr
+                                         ? std::getenv("DIFFUSE_PROGRAMS")
+                                         : DIFFUSE_BINARY_DIR;
+inline const std::string kProgram = kPrograms + "/diffuse";
+
 struct Outcome {
   int exit = -1;
   std::string out, err;
+  int64_t peak_bytes = 0;  // of resident memory
 };
 
 inline std::string read_text(const std::filesystem::path& path) {
@@ -44,6 +53,12 @@ inline Outcome run_program(std::vector<std::string> words,
                            const std::string& stdout_path = "") {
   const TempFolder captured;
   std::map<std::string, std::string> variables{{"PATH", "/usr/bin:/bin"}, {"HOME", "/nonexistent"}};
+#ifdef __SANITIZE_ADDRESS__
+  // It is the sanitizer that opens libraries then, and it does not look beside the program.
+  variables["LD_LIBRARY_PATH"] = DIFFUSE_BINARY_DIR;
+  // LibTorch keeps what its static initialisers allocate.
+  variables["ASAN_OPTIONS"] = "detect_leaks=0";
+#endif
   for (const auto& [name, value] : environment) variables[name] = value;
   std::vector<std::string> assignments;
   for (const auto& [name, value] : variables) assignments.push_back(name + "=" + value);
@@ -67,7 +82,9 @@ inline Outcome run_program(std::vector<std::string> words,
   Outcome outcome;
   if (failed != 0) return outcome;
   int status = 0;
-  waitpid(child, &status, 0);
+  rusage used{};
+  wait4(child, &status, 0, &used);
+  outcome.peak_bytes = int64_t{1024} * used.ru_maxrss;
   outcome.exit = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   if (stdout_path.empty()) outcome.out = read_text(out);
   outcome.err = read_text(err);
@@ -77,7 +94,7 @@ inline Outcome run_program(std::vector<std::string> words,
 inline Outcome diffuse(std::vector<std::string> arguments,
                        const std::map<std::string, std::string>& environment = {},
                        const std::string& folder = ".") {
-  arguments.insert(arguments.begin(), DIFFUSE_BINARY_DIR "/diffuse");
+  arguments.insert(arguments.begin(), kProgram);
   return run_program(arguments, environment, folder);
 }
 

@@ -94,7 +94,7 @@ TEST(Bench, ABlockForEachLineOfStdin) {
   const Outcome got = run_program(
       {"bash",
        "-c",
-       "printf '\\n\\n' | " DIFFUSE_BINARY_DIR "/diffuse bench train " + kDigits +
+       "printf '\\n\\n' | " + kProgram + " bench train " + kDigits +
            " --steps 1 --wait --set model.base_channels=8 --set model.norm_groups=4 --set "
            "train.batch=2"});
   ASSERT_EQ(got.exit, 0) << got.err;
@@ -121,7 +121,7 @@ TEST(Bench, DecodesTheSamePixelsOnAnyNumberOfThreads) {
   for (const char* workers : {"1", "2", "5"}) {
     const Outcome got = run_program({"bash",
                                      "-c",
-                                     "echo | " DIFFUSE_BINARY_DIR "/diffuse bench data " + kDigits +
+                                     "echo | " + kProgram + " bench data " + kDigits +
                                          " --wait --set data.workers=" + workers});
     ASSERT_EQ(got.exit, 0) << got.err;
     std::istringstream lines(got.out);
@@ -138,11 +138,10 @@ TEST(Bench, DecodesTheSamePixelsOnAnyNumberOfThreads) {
 // A block that a signal has cut short is no measurement.
 TEST(Bench, ASignalEndsItWithoutAResult) {
   for (const char* what : {"train --steps 1000000", "sample -n 4096", "kernels", "data"}) {
-    const Outcome got =
-        run_program({"bash",
-                     "-c",
-                     "timeout --preserve-status -s TERM 2 " DIFFUSE_BINARY_DIR "/diffuse bench " +
-                         std::string(what) + " --blocks 1000 " + kDigits});
+    const Outcome got = run_program({"bash",
+                                     "-c",
+                                     "timeout --preserve-status -s TERM 2 " + kProgram + " bench " +
+                                         std::string(what) + " --blocks 1000 " + kDigits});
     EXPECT_EQ(got.exit, 75) << what;
     EXPECT_EQ(got.out, "") << what;
     EXPECT_NE(got.err.find("stopped"), std::string::npos) << got.err;
@@ -151,9 +150,7 @@ TEST(Bench, ASignalEndsItWithoutAResult) {
 
 TEST(Bench, WhatCannotBePrintedIsAnError) {
   const Outcome got = run_program(
-      {"bash",
-       "-c",
-       "echo | " DIFFUSE_BINARY_DIR "/diffuse bench data " + kDigits + " --wait >/dev/full"});
+      {"bash", "-c", "echo | " + kProgram + " bench data " + kDigits + " --wait >/dev/full"});
   EXPECT_EQ(got.exit, 9) << got.err;
 }
 

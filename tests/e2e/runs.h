@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "app/run.h"
+#include "report/metrics.h"
 
 // Runs of `diffuse train` on the shipped digits, with a network small enough for a test.
 
@@ -47,13 +48,13 @@ inline Words train_words(const std::string& folder, const Words& more = {}) {
   return with(words, more);
 }
 
-/// metrics.jsonl without what a clock gives.
+/// metrics.jsonl without what is measured.
 inline std::vector<std::string> metrics(const std::string& folder) {
   std::vector<std::string> lines;
   std::istringstream in(read_text(folder + "/metrics.jsonl"));
   for (std::string line; std::getline(in, line);) {
     auto json = nlohmann::ordered_json::parse(line);
-    for (const char* timing : {"time", "img_s", "data_wait"}) json.erase(timing);
+    for (const char* measured : kMeasuredMetrics) json.erase(measured);
     lines.push_back(json.dump());
   }
   return lines;
@@ -87,7 +88,7 @@ inline void expect_same_run(const std::string& a, const std::string& b, int step
 class Background {
  public:
   explicit Background(Words arguments) {
-    arguments.insert(arguments.begin(), DIFFUSE_BINARY_DIR "/diffuse");
+    arguments.insert(arguments.begin(), kProgram);
     std::vector<char*> argv;
     for (std::string& word : arguments) argv.push_back(word.data());
     argv.push_back(nullptr);
@@ -104,6 +105,7 @@ class Background {
   Background(const Background&) = delete;
   Background& operator=(const Background&) = delete;
 
+  pid_t pid() const { return pid_; }
   void signal(int number) const { ::kill(pid_, number); }
 
   /// Exit code, or 128 + signal.

@@ -253,6 +253,27 @@ TEST(Train, StopAfterEndsWithACheckpoint) {
   EXPECT_EQ(status(run)["exit"], 75);
   ASSERT_EQ(saved_steps(run).size(), 1u);
   EXPECT_EQ(status(run)["step"], saved_steps(run).back());
+  EXPECT_NE(o.err.find("; the same command goes on"), std::string::npos) << o.err;
+
+  // Where it would begin again, it says what must change.
+  Words fork = train_words(run,
+                           {"--resume",
+                            run,
+                            "--stop-after",
+                            "1s",
+                            "--set",
+                            "train.steps=1000000",
+                            "--set",
+                            "run.root=" + (folder / "root").string()});
+  const auto named = std::find(fork.begin(), fork.end(), "--run-dir");
+  fork.erase(named, named + 2);
+  const Outcome forked = diffuse(fork);
+  EXPECT_EQ(forked.exit, 75) << forked.err;
+  EXPECT_NE(forked.err.find("; to go on: the same command with --run-dir " +
+                            (folder / "root").string() + "/"),
+            std::string::npos)
+      << forked.err;
+  EXPECT_NE(forked.err.find("-001 and without --resume\n"), std::string::npos) << forked.err;
 }
 
 TEST(Train, RefusesToGoOnWithOtherPictures) {
@@ -352,7 +373,7 @@ TEST(Train, DryRunWritesNothing) {
   EXPECT_FALSE(fs::exists(checkpoint(folder / "run", 4)));
 }
 
-TEST(Train, StopsWhenItDiverges) {
+TEST(Train, RollsBackAndStopsWhenItStillDiverges) {
   const TempFolder folder;
   const std::string run = folder / "run";
   // Decay by lr * weight_decay = 100 multiplies the weights by -99 a step: infinite in about 20.
@@ -369,7 +390,16 @@ TEST(Train, StopsWhenItDiverges) {
                                          "optim.max_skips_in_row=3"}));
   EXPECT_EQ(o.exit, 8) << o.err;
   EXPECT_NE(o.err.find("optim.lr"), std::string::npos);
+  EXPECT_NE(o.err.find("rollback 3 of 3"), std::string::npos) << o.err;
   EXPECT_EQ(status(run)["state"], "failed");
+  // Each time another part of the run was written again.
+  int64_t before = 0;
+  for (const std::string& line : metrics(run)) {
+    const int64_t step = nlohmann::json::parse(line)["step"];
+    EXPECT_GT(step, before);
+    before = step;
+  }
+  EXPECT_EQ(nlohmann::json::parse(metrics(run).back())["rollbacks"], 3);
 }
 
 }  // namespace
