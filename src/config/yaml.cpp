@@ -89,8 +89,8 @@ class Loader {
   }
 
   void apply_override(const Override& override) {
-    const std::string& text = override.text;
-    const size_t source = report_.add_source(override.origin, text, true);
+    const size_t source = report_.add_source(override.origin, override.text, true);
+    const std::string text = report_.text(source);  // without a byte order mark
     const size_t equals = text.find('=');
     if (text.find('\n') != std::string::npos || equals == std::string::npos || equals == 0) {
       report_.error({source, 0, 0, text.size()},

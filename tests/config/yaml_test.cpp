@@ -592,6 +592,14 @@ TEST(Overrides, Errors) {
   EXPECT_NE(errors(kMinimal, {"optim.lr=&a 1"}).find("anchors"), std::string::npos);
 }
 
+// A value that was pasted from such a file.
+TEST(Overrides, AByteOrderMarkIsNoPartOfThem) {
+  const std::string mark = "\xEF\xBB\xBF";
+  EXPECT_EQ(load(kMinimal, {mark + "optim.lr=1e-3"}).config.optim.lr, 1e-3);
+  const std::string nothing = "'run.notes' has no value";
+  EXPECT_NE(errors(kMinimal, {mark + "run.notes="}).find(nothing), std::string::npos);
+}
+
 TEST(Yaml, Origins) {
   const LoadedConfig loaded = load(
       "data:\n  path: /p\n  size: 8\ndiffusion:\n  schedule: {type: cosine, s: 0.1}\n"

@@ -49,6 +49,7 @@ write("config", "axes", "version: 1\ndata:\n  path: /p\n  size: [32, 32]\ndiffus
 write("config", "points", "data: {source: points, points: {type: moons}}\nmlp: {hidden: [16, 16]}\ntrain: {steps: 10}\n")
 write("config", "overrides", "data: {path: /p}\n" + SET + "optim.lr=1e-3" + SET + "model.channel_mult=[1, 2]" + SET
       + "diffusion.schedule.s=0.1")
+write("config", "marked", "data: {path: /p}\n" + SET + "\ufeffoptim.lr=1e-3" + SET + "\ufeffrun.notes=")
 write("config", "bomb", "a: &a [x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n<<: *c\n")
 write("config", "cycle", "a: &x [*x]\n")
 write("config", "texts", "run:\n  name: \"a\\u00e4\\x41\"\n  notes: >-\n    folded\n    text\ndata: {path: 'it''s'}\n# end\n")
