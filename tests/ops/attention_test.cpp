@@ -14,6 +14,7 @@
 
 #include "ops/parts.h"
 #include "ops/rounding.h"
+#include "support/threads.h"
 
 namespace diffuse {
 namespace {
@@ -266,13 +267,12 @@ TEST(AttentionWithoutGradients, HasTheBitsOfTheKernelWithThem) {
 
 TEST(Attention, ThreadsChangeNothing) {
   const Case c{3, 50, 24, 8};
-  const int threads = at::get_num_threads();
+  const Threads restored;
   at::set_num_threads(1);
   const Inputs in = inputs(c, at::kFloat, 1);
   const Outcome alone = run(in, c.head, true);
   at::set_num_threads(5);
   const Outcome shared = run(in, c.head, true);
-  at::set_num_threads(threads);
   EXPECT_TRUE(at::equal(alone.out, shared.out));
   EXPECT_TRUE(at::equal(alone.dq, shared.dq) && at::equal(alone.dk, shared.dk) &&
               at::equal(alone.dv, shared.dv));

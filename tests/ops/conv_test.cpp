@@ -12,6 +12,7 @@
 #include "ops/kernels/cpu.h"
 #include "ops/parts.h"
 #include "ops/rounding.h"
+#include "support/threads.h"
 
 namespace diffuse {
 namespace {
@@ -99,14 +100,13 @@ TEST(Conv, EqualsTheOperatorInFloat64ToRounding) {
 }
 
 TEST(Conv, ThreadsAndBatchChangeNothing) {
-  const int threads = at::get_num_threads();
+  const Threads restored;
   for (const Case& c : cases()) {
     SCOPED_TRACE(testing::PrintToString(c));
     at::set_num_threads(1);
     const Outcome alone = run(c, at::kFloat, true);
     at::set_num_threads(5);
     const Outcome shared = run(c, at::kFloat, true);
-    at::set_num_threads(threads);
     EXPECT_TRUE(at::equal(alone.y, shared.y) && at::equal(alone.dx, shared.dx));
     EXPECT_TRUE(at::equal(alone.dw, shared.dw) && at::equal(alone.db, shared.db));
     const std::vector<at::Tensor> t = inputs(c);
@@ -114,6 +114,16 @@ TEST(Conv, ThreadsAndBatchChangeNothing) {
     const at::Tensor y = conv(t[0].narrow(0, c.n - 1, 1), t[1], t[2], last);
     EXPECT_TRUE(at::equal(y, alone.y.narrow(0, c.n - 1, 1)));
   }
+}
+
+/// at::conv2d in float64, of absolute values where `size`.
+at::Tensor in_float64(const Case& c, const std::vector<at::Tensor>& t, bool size) {
+  const auto of = [&](const at::Tensor& from) {
+    const at::Tensor wide = from.to(at::kDouble);
+    return size ? wide.abs() : wide;
+  };
+  const at::Tensor y = at::conv2d(of(t[0]), of(t[1]), of(t[2]), 1, c.kernel / 2);
+  return c.added ? y + of(t[3]) : y;
 }
 
 // Layouts, and sizes and types without a kernel: the same function.
@@ -129,15 +139,13 @@ TEST(Conv, TakesWhatItsKernelsDoNot) {
     const std::vector<at::Tensor> t = inputs(c);  // not channels-last, and without gradients
     const at::NoGradGuard no_grad;
     const at::Tensor y = conv(t[0], t[1], t[2]);
-    const auto in_float64 = [&](bool sizes) {
-      const auto of = [&](const at::Tensor& from) {
-        const at::Tensor wide = from.to(at::kDouble);
-        return sizes ? wide.abs() : wide;
-      };
-      return at::conv2d(of(t[0]), of(t[1]), of(t[2]), 1, c.kernel / 2);
-    };
     const auto products = static_cast<double>(c.kernel * c.kernel * c.in);
-    expect_within(y, in_float64(false), (products + 2) * kUnit * in_float64(true), "y alone");
+    Case alone = c;
+    alone.added = false;
+    expect_within(y,
+                  in_float64(alone, t, false),
+                  (products + 2) * kUnit * in_float64(alone, t, true),
+                  "y alone");
   }
 }
 
@@ -165,16 +173,6 @@ std::vector<Case> any_sizes() {
 
 at::Tensor laid_out(const at::Tensor& t, bool channels_last) {
   return channels_last ? t.contiguous(at::MemoryFormat::ChannelsLast) : t.contiguous();
-}
-
-/// at::conv2d in float64, of absolute values where `size`.
-at::Tensor in_float64(const Case& c, const std::vector<at::Tensor>& t, bool size) {
-  const auto of = [&](const at::Tensor& from) {
-    const at::Tensor wide = from.to(at::kDouble);
-    return size ? wide.abs() : wide;
-  };
-  const at::Tensor y = at::conv2d(of(t[0]), of(t[1]), of(t[2]), 1, c.kernel / 2);
-  return c.added ? y + of(t[3]) : y;
 }
 
 TEST(ConvWithoutGradients, EqualsTheOperatorInFloat64ToRounding) {

@@ -15,6 +15,7 @@
 #include "ops/kernels/cpu.h"
 #include "ops/parts.h"
 #include "ops/rounding.h"
+#include "support/threads.h"
 
 namespace diffuse {
 namespace {
@@ -334,12 +335,11 @@ TEST(NormLayer, ThreadsAndBatchesChangeNothing) {
   const Case c{
       .n = 4, .channels = 96, .groups = 32, .height = 8, .width = 8, .silu = true, .added = true};
   const Inputs in(c, at::kFloat);
-  const int threads = at::get_num_threads();
+  const Threads restored;
   at::set_num_threads(1);
   const Outcome alone = run(c, in, at::kFloat, true);
   at::set_num_threads(7);  // more than pictures: groups are shared out, too
   const Outcome shared = run(c, in, at::kFloat, true);
-  at::set_num_threads(threads);
   EXPECT_TRUE(at::equal(alone.y, shared.y));
   for (size_t i = 0; i < alone.gradients.size(); ++i)
     EXPECT_TRUE(at::equal(alone.gradients[i], shared.gradients[i])) << i;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ops/cuda.h"
+#include "support/threads.h"
 
 namespace diffuse {
 namespace {
@@ -48,14 +49,13 @@ TEST(FillNormal, IsTheStreamOfEachSample) {
 
 TEST(FillNormal, MicroBatchesAndThreadsChangeNothing) {
   const std::vector<int64_t> shape{16, 3, 32, 32};
-  const int threads = at::get_num_threads();
+  const Threads restored;
   at::set_num_threads(1);
   const at::Tensor whole = normals(shape, 3, 9, 100);
   at::set_num_threads(3);
   const at::Tensor threaded = normals(shape, 3, 9, 100);
   const at::Tensor parts =
       at::cat({normals({5, 3, 32, 32}, 3, 9, 100), normals({11, 3, 32, 32}, 3, 9, 105)});
-  at::set_num_threads(threads);
   EXPECT_TRUE(at::equal(whole, threaded));
   EXPECT_TRUE(at::equal(whole, parts));
 }
@@ -121,14 +121,13 @@ TEST(DropoutMask, HasTwoValuesInTheRightShares) {
 
 TEST(DropoutMask, MicroBatchesAndThreadsChangeNothing) {
   const at::Tensor like = at::empty({12, 3, 31, 33});
-  const int threads = at::get_num_threads();
+  const Threads restored;
   at::set_num_threads(1);
   const at::Tensor whole = dropout_mask(like, 0.3, {1, 2, 10}, 77);
   at::set_num_threads(3);
   EXPECT_TRUE(at::equal(whole, dropout_mask(like, 0.3, {1, 2, 10}, 77)));
   const at::Tensor head = dropout_mask(like.slice(0, 0, 5), 0.3, {1, 2, 10}, 77);
   const at::Tensor tail = dropout_mask(like.slice(0, 5), 0.3, {1, 2, 15}, 77);
-  at::set_num_threads(threads);
   EXPECT_TRUE(at::equal(whole, at::cat({head, tail})));
 }
 

@@ -13,6 +13,7 @@
 
 #include "ops/adamw.h"
 #include "ops/cuda.h"
+#include "support/threads.h"
 #include "train/lr.h"
 
 namespace diffuse {
@@ -158,7 +159,7 @@ INSTANTIATE_TEST_SUITE_P(DecayAllFusedLarge,
 
 TEST(NormOf, IsTheNormForAnyNumberOfThreads) {
   const ParamLayout layout = large_layout();
-  const int threads = at::get_num_threads();
+  const Threads restored;
   // The pieces' ends alone, then all values.
   const at::Tensor ends = at::zeros({layout.flat_size()});
   ends.index_fill_(0, at::tensor({0, 65'535, 65'536, 131'071, 131'072}, at::kLong), 3);
@@ -170,7 +171,6 @@ TEST(NormOf, IsTheNormForAnyNumberOfThreads) {
   const double alone = norm_of(flat);
   at::set_num_threads(5);
   const double shared = norm_of(flat);
-  at::set_num_threads(threads);
   EXPECT_EQ(alone, shared);
   // 4,096 squares, each rounded once, are added up in at least 16 sums in float32; what follows is
   // in float64. The root halves a relative error.
@@ -179,7 +179,7 @@ TEST(NormOf, IsTheNormForAnyNumberOfThreads) {
 
 TEST(Update, ThreadsChangeNothing) {
   const ParamLayout layout = large_layout();
-  const int threads = at::get_num_threads();
+  const Threads restored;
   std::vector<TrainState> states;
   for (const int count : {1, 5}) {
     at::set_num_threads(count);
@@ -191,7 +191,6 @@ TEST(Update, ThreadsChangeNothing) {
       ++states.back().step;
     }
   }
-  at::set_num_threads(threads);
   const TrainState &a = states[0], &b = states[1];
   EXPECT_TRUE(at::equal(a.params.flat(), b.params.flat()));
   EXPECT_TRUE(at::equal(a.params.half(), b.params.half()));
