@@ -4,7 +4,6 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <string_view>
 
 #include "base/text.h"
 #include "command.h"
@@ -35,11 +34,11 @@ Checked check_one(const fs::path& path) {
   try {
     out.files = verify_checkpoint(path);
     out.hash = checkpoint_hash(path);
+  } catch (const DamagedCheckpoint& e) {
+    out.problem = e.problem;
+    out.damaged = true;
   } catch (const Error& e) {
     out.problem = e.what();
-    constexpr std::string_view kPrefix = "damaged checkpoint: ";  // the line says so
-    out.damaged = out.problem.starts_with(kPrefix);
-    if (out.damaged) out.problem.erase(0, kPrefix.size());
   }
   return out;
 }

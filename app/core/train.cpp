@@ -617,13 +617,8 @@ int run_session(Session& session) {
       .optim = config.optim,
       .steps = config.train.steps,
       .batch = config.train.batch,
-      .micro_batch =
-          first_micro_batch(session,
-                            {.pictures = info.images,
-                             .classes = num_classes,
-                             .bf16 = session.bf16,
-                             .threads = session.device.is_cuda() ? 0 : at::get_num_threads()},
-                            state),
+      .micro_batch = first_micro_batch(
+          session, {.pictures = info.images, .classes = num_classes, .bf16 = session.bf16}, state),
       .seed = draw_seed(info.seed, state.rollbacks),
       .bf16 = session.bf16,
       .fused = config.runtime.fused,

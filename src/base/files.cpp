@@ -74,16 +74,20 @@ void sync_and_close(FileDescriptor& file, const std::filesystem::path& path, Exi
   if (::close(fd) != 0) throw Error(code, "cannot write " + path.string() + ": " + reason());
 }
 
+/// A name of this process beside `path`. A name may have 255 bytes; the longest ones are cut so
+/// that this one has no more.
+std::filesystem::path temporary_beside(const std::filesystem::path& path) {
+  constexpr size_t kMostOfName = 230;
+  return path.parent_path() /
+         (path.filename().string().substr(0, kMostOfName) + ".tmp-" + std::to_string(::getpid()));
+}
+
 void write_file_atomic(const std::filesystem::path& path,
                        const char* data,
                        size_t size,
                        Exit code,
                        const struct stat* former = nullptr) {
-  // A name may have 255 bytes; the longest ones are cut so that this one has no more.
-  constexpr size_t kMostOfName = 230;
-  const std::filesystem::path temporary =
-      path.parent_path() /
-      (path.filename().string().substr(0, kMostOfName) + ".tmp-" + std::to_string(::getpid()));
+  const std::filesystem::path temporary = temporary_beside(path);
   try {
     FileDescriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
     if (file.fd < 0) throw Error(code, "cannot write " + path.string() + ": " + reason());
@@ -199,21 +203,19 @@ void write_named_file(const std::filesystem::path& path, std::span<const uint8_t
   write_named_file(path, reinterpret_cast<const char*>(content.data()), content.size());
 }
 
-void part_from_links(const std::filesystem::path& path) {
+std::string part_from_links(const std::filesystem::path& path) {
   struct stat info {};
-  if (::stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode) || info.st_nlink < 2) return;
-  const std::filesystem::path copy = path.string() + ".tmp-" + std::to_string(::getpid());
+  if (::stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode) || info.st_nlink < 2) return {};
+  const std::filesystem::path copy = temporary_beside(path);
   std::error_code error;
   std::filesystem::copy_file(path, copy, error);
   if (!error) std::filesystem::rename(copy, path, error);
-  if (!error) return;
+  if (!error) return {};
   std::error_code ignored;
   std::filesystem::remove(copy, ignored);
-  throw Error(Exit::run_folder,
-              "cannot copy " + path.string() +
-                  ", which has other names (hard links), so that they "
-                  "keep what it holds: " +
-                  error.message());
+  return "cannot copy " + path.string() +
+         ", which has other names (hard links), so that they keep what it holds: " +
+         error.message();
 }
 
 void write_new_file(const std::filesystem::path& path,

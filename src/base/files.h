@@ -48,8 +48,8 @@ void write_named_file(const std::filesystem::path& path, std::string_view conten
 void write_named_file(const std::filesystem::path& path, std::span<const uint8_t> content);
 
 /// Puts a copy in the place of a file that has other names, too: what is appended or cut must not
-/// change the backup that a hard link is. Throws Error{run_folder}.
-void part_from_links(const std::filesystem::path& path);
+/// change the backup that a hard link is. Returns why it could not, or nothing.
+std::string part_from_links(const std::filesystem::path& path);
 
 /// Writes and fsyncs a file that must not exist yet. Throws Error{write}.
 void write_new_file(const std::filesystem::path& path,

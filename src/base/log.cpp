@@ -79,11 +79,7 @@ void set_color(bool on) {
 void open_file(const std::string& path) {
   State& s = state();
   const std::lock_guard lock(s.mutex);
-  try {
-    part_from_links(path);
-  } catch (const Error& e) {
-    warn(e.what());
-  }
+  if (const std::string why = part_from_links(path); !why.empty()) warn(why);
   try {
     std::error_code error;
     // Opening a FIFO would wait for a reader for ever.

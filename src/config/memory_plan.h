@@ -23,7 +23,7 @@ struct PlanQuery {
   int64_t classes = 0;
   int64_t micro_batch = 1;  // pictures that train sends through the network at once
   bool bf16 = false;        // that the device can compute in it, if the config wants it
-  int64_t threads = 0;      // of the CPU that trains; 0: it is a GPU
+  int64_t threads = 0;      // of the CPU that trains; 0: its time is no limit
 };
 
 /// An estimate of the peak, counted from the shapes of the network's maps: on the CPU the measured
@@ -47,7 +47,7 @@ int64_t images_at_once(const std::vector<int64_t>& image_shape,
 std::vector<int64_t> micro_batches(int64_t batch);
 
 /// The largest of micro_batches(config.train.batch) with which training needs at most `bytes`, and
-/// that a CPU of `query.threads` is done with in seconds: a stop is heeded between micro-batches.
+/// that `query.threads` are done with in seconds: a stop is heeded between micro-batches.
 /// The smallest when there is none. `query.micro_batch` does not matter.
 int64_t largest_micro_batch(const Config& config, PlanQuery query, int64_t bytes);
 

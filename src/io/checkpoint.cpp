@@ -108,7 +108,7 @@ bool is_plain_name(const std::string& name) {
 }
 
 [[noreturn]] void damaged(const fs::path& file, const std::string& reason) {
-  throw Error(Exit::checkpoint, "damaged checkpoint: " + file.string() + " " + reason);
+  throw DamagedCheckpoint(file.string() + " " + reason);
 }
 
 Manifest read_manifest(const fs::path& checkpoint) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "io/safetensors.h"
 
 // A checkpoint is a folder step-NNNNNNNNN whose final name appears only by rename:
@@ -38,7 +39,14 @@ std::filesystem::path write_checkpoint(const std::filesystem::path& folder,
                                        const std::vector<CheckpointFile>& files,
                                        bool verify_after_write);
 
-/// Re-hashes every file against the manifest. Throws Error{checkpoint} that names the damaged file.
+/// What was read is not what was written; any other Error says only that it could not be read.
+struct DamagedCheckpoint : Error {
+  explicit DamagedCheckpoint(const std::string& what)
+      : Error(Exit::checkpoint, "damaged checkpoint: " + what), problem(what) {}
+  std::string problem;  // the file and its fault
+};
+
+/// Re-hashes every file against the manifest. Throws DamagedCheckpoint, or Error{checkpoint}.
 std::vector<ManifestEntry> verify_checkpoint(const std::filesystem::path& checkpoint);
 /// The manifest's own hash: names the checkpoint's content ("diffuse inspect", PNG text). Equal for
 /// equal steps and files. Throws Error{checkpoint}; the files themselves are not read.

@@ -106,11 +106,7 @@ std::string read_rows(const std::filesystem::path& path) {
 const std::filesystem::path& cut(const std::filesystem::path& path, int64_t last_step) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return path;
-  try {
-    part_from_links(path);
-  } catch (const Error& e) {
-    log::warn(e.what());
-  }
+  if (const std::string why = part_from_links(path); !why.empty()) log::warn(why);
   const std::string text = read_rows(path);
   const std::vector<Line> rows = rows_until(text, last_step);
   const std::string kept = joined(rows);
