@@ -12,6 +12,8 @@
 #include <limits>
 #include <string>
 
+#include "base/memory.h"
+
 namespace diffuse {
 
 namespace {
@@ -30,6 +32,11 @@ void bound_spinning_of_threads() {
 /// A step asks for the memory that the last one gave back. Kept by the process, it is neither taken
 /// from the kernel nor cleared again: a fifth of the page faults.
 void keep_freed_memory() {
+  if (mapping_is_limited()) {
+    // Others than malloc need some, too, and what lies between small blocks is of no use for maps.
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
+    return;
+  }
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   mallopt(M_TOP_PAD, 64 << 20);

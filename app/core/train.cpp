@@ -30,6 +30,7 @@
 #include "diffusion/number_file.h"
 #include "io/run_folder.h"
 #include "ops/cuda.h"
+#include "ops/room.h"
 
 namespace diffuse {
 namespace {
@@ -501,6 +502,16 @@ bool train_in_folder(Session& session,
   return finished;
 }
 
+/// The largest micro-batch that the plan says to fit into the memory of the CPU.
+int64_t fitting_micro_batch(const Config& config, const PlanQuery& query) {
+  // What does not depend on the micro-batch is there already.
+  int64_t held = 0;
+  for (const auto& [name, bytes] : plan_memory(config, query).train.parts)
+    if (name != "activations" && name != "saving") held += bytes;
+  const int64_t room = mapping_is_limited() ? 2 * kRoomForPrograms : 0;
+  return largest_micro_batch(config, query, held + (memory_available() - room) / 10 * 9);
+}
+
 /// Pictures that go through the network at once. `auto` is the whole batch on a GPU, where running
 /// out of memory is noticed in time, and what the plan says to fit on the CPU, where it may end the
 /// process. A run that goes on keeps what it had, for the same sums.
@@ -518,16 +529,10 @@ int64_t first_micro_batch(const Session& session, const PlanQuery& query, TrainS
         " pictures at once (train.micro_batch auto), so that a stop need not wait for the rest");
   if (state.micro_batch > 0) before = std::min(before, state.micro_batch);
   if (session.device.is_cuda()) return before;
-  // What does not depend on the micro-batch is there already.
-  int64_t held = 0;
-  for (const auto& [name, bytes] : plan_memory(config, query).train.parts)
-    if (name != "activations" && name != "saving") held += bytes;
-  const int64_t available = memory_available();
-  const int64_t fits =
-      std::min(before, largest_micro_batch(config, query, held + available / 10 * 9));
+  const int64_t fits = std::min(before, fitting_micro_batch(config, query));
   if (fits < before) {
     log::warn("train.micro_batch auto: " + std::to_string(fits) + " of " + std::to_string(batch) +
-              " pictures at once, as about " + format_bytes(available) +
+              " pictures at once, as about " + format_bytes(memory_available()) +
               " of memory are available");
     state.micro_batch = fits;
   }
@@ -609,6 +614,7 @@ int run_session(Session& session) {
     }
     if (session.folder) set_aside_newer(session.folder->checkpoints(), state.step);
   }
+  const PlanQuery query{.pictures = info.images, .classes = num_classes, .bf16 = session.bf16};
   TrainSetup setup{
       .network = network,
       .objective = objective,
@@ -617,15 +623,17 @@ int run_session(Session& session) {
       .optim = config.optim,
       .steps = config.train.steps,
       .batch = config.train.batch,
-      .micro_batch = first_micro_batch(
-          session, {.pictures = info.images, .classes = num_classes, .bf16 = session.bf16}, state),
+      .micro_batch = first_micro_batch(session, query, state),
       .seed = draw_seed(info.seed, state.rollbacks),
       .bf16 = session.bf16,
       .fused = config.runtime.fused,
       .micro_batches = micro_batches(config.train.batch),
+      .likely_micro_batch = nullptr,
       .split = !config.train.micro_batch,
       .pictures = data ? resident_pictures(*data, config, session.device) : at::Tensor(),
       .abandon = [&session] { return session.stopping(); }};
+  if (session.device.is_cpu())
+    setup.likely_micro_batch = [&] { return fitting_micro_batch(config, query); };
   if (setup.pictures.defined()) log::info("the pictures are kept on the GPU");
   const Dataset* const pictures = data ? &*data : nullptr;
   if (request.dry_run)

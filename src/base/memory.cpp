@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "base/memory.h"
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -89,6 +90,21 @@ int64_t left_of_address_space() {
 int64_t memory_available() {
   const auto kib = number_at("/proc/meminfo", "MemAvailable:");
   return std::min({kib ? *kib * 1024 : kUnknown, left_in_groups(), left_of_address_space()});
+}
+
+bool mapping_is_limited() {
+  constexpr int64_t kNever = 2;
+  static const bool strict = number_in("/proc/sys/vm/overcommit_memory") == kNever;
+  rlimit limit{};
+  return strict || (::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY);
+}
+
+bool has_room(int64_t bytes) {
+  if (!mapping_is_limited()) return true;
+  const auto size = static_cast<size_t>(bytes);
+  void* const place =
+      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return place != MAP_FAILED && ::munmap(place, size) == 0;
 }
 
 std::string format_bytes(int64_t bytes) {

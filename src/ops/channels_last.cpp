@@ -19,6 +19,7 @@
 
 #include "base/error.h"
 #include "ops/conv.h"
+#include "ops/room.h"
 
 namespace diffuse {
 namespace {
@@ -133,7 +134,10 @@ at::Tensor upsampled_conv(const at::Tensor& x, const at::Tensor& weight, const a
   const at::Tensor both = at::add(rows.narrow(3, 0, 4), rows.narrow(3, 1, 4));
   if (!at::GradMode::is_enabled() && x.scalar_type() == at::kFloat && type == at::kFloat)
     return four_of(x, both, bias);
-  return at::conv_transpose2d(x, both.transpose(0, 1).to(type), bias, 2, 1);
+  const int64_t values = 4 * x.size(0) * weight.size(0) * x.size(2) * x.size(3);
+  return with_room(x, values, [&] {
+    return at::conv_transpose2d(x, both.transpose(0, 1).to(type), bias, 2, 1);
+  });
 }
 
 at::Tensor concat_channels(const at::Tensor& a, const at::Tensor& b) {

@@ -19,6 +19,7 @@
 
 #include "base/error.h"
 #include "ops/kernels/cpu.h"
+#include "ops/room.h"
 
 namespace diffuse {
 namespace {
@@ -233,8 +234,10 @@ at::Tensor composed_conv(const at::Tensor& x,
                          const at::Tensor& weight,
                          const at::Tensor& bias,
                          const at::Tensor& added) {
+  const int64_t values = x.size(0) * weight.size(0) * x.size(2) * x.size(3);
+  const at::Tensor y =
+      with_room(x, values, [&] { return at::conv2d(x, weight, bias, 1, weight.size(2) / 2); });
   // In place only on what the convolution has just made: its backward does not need it.
-  const at::Tensor y = at::conv2d(x, weight, bias, 1, weight.size(2) / 2);
   return added.defined() ? y.add_(added) : y;
 }
 
@@ -268,8 +271,9 @@ at::Tensor composed_halved_conv(const at::Tensor& x,
                                 const at::Tensor& weight,
                                 const at::Tensor& bias,
                                 int64_t padding) {
-  return at::conv2d(
-      padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x, weight, bias, 2, padding);
+  const at::Tensor from = padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x;
+  const int64_t values = x.size(0) * weight.size(0) * x.size(2) * x.size(3) / 4;
+  return with_room(from, values, [&] { return at::conv2d(from, weight, bias, 2, padding); });
 }
 
 at::Tensor halved_conv(const at::Tensor& x,

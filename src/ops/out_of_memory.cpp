@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "base/error.h"
 #include "base/memory.h"
 
 namespace diffuse {
@@ -14,6 +15,7 @@ namespace diffuse {
 std::optional<std::string> out_of_memory(const std::exception& e) {
   const auto available = [] { return format_bytes(memory_available()) + " available in all"; };
   if (dynamic_cast<const std::bad_alloc*>(&e) != nullptr) return "of " + available();
+  if (dynamic_cast<const Error*>(&e) != nullptr) return std::nullopt;
   const auto* const error = dynamic_cast<const c10::Error*>(&e);
   const std::string text = error != nullptr ? error->what_without_backtrace() : e.what();
   // On a GPU the message has all: "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a

@@ -34,6 +34,12 @@ at::Tensor view_of(const std::vector<T>& values, std::vector<int64_t> sizes, at:
   return at::from_blob(const_cast<T*>(values.data()), sizes, type);
 }
 
+/// A result with a gradient, of a graph older than any that is made from now on.
+at::Tensor oldest_graph() {
+  const at::AutoGradMode with_gradients(true);
+  return at::ones({}).set_requires_grad(true) * 1;
+}
+
 /// A training step. All that changes from one to the next is in tensors that take() writes and that
 /// stay where they are, so that what computes from them can be captured once as a CUDA graph.
 class Step {
@@ -114,10 +120,16 @@ class Step {
 
  private:
   void shrink(const std::string& why) {
+    // A backward that threw leaves its tasks, with the maps of that step, in this thread's queue.
+    // They go when a task is awaited that is older.
+    oldest_.backward({}, /*retain_graph=*/true);
     graph_.reset();  // it is of the former size
     eager_steps_ = 0;
+    const int64_t most = setup_.likely_micro_batch
+                             ? std::max<int64_t>(setup_.likely_micro_batch(), 1)
+                             : micro_batch_;
     for (const int64_t n : setup_.micro_batches) {
-      if (n >= micro_batch_) continue;
+      if (n >= micro_batch_ || n > most) continue;
       micro_batch_ = n;
       return;
     }
@@ -264,6 +276,7 @@ class Step {
   at::Tensor numbers_;                                     // Objective::numbers()
   at::Tensor step_;                                        // [1] int64
   at::Tensor losses_;
+  at::Tensor oldest_ = oldest_graph();
   int eager_steps_ = 0;
   bool failed_ = false;
   std::unique_ptr<CapturedWork> graph_;

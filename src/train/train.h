@@ -33,8 +33,10 @@ struct TrainSetup {
   // learned weight. Adaptive time samplers read the losses of every step, and so wait for it.
   bool capture = true;
   std::function<void()> captured = nullptr;  // told when it was
-  // Sizes that a micro-batch may have, falling: where memory runs out, the next one is tried.
+  // Sizes that a micro-batch may have, falling: where memory runs out, the next one is tried that
+  // is at most likely_micro_batch(), if that is set. Each that is tried leaves programs of oneDNN.
   std::vector<int64_t> micro_batches{};
+  std::function<int64_t()> likely_micro_batch = nullptr;
   bool split = false;  // and training goes on with it
   // The whole data set, uint8 [any, height, width, channels], on the device; undefined where a
   // batch brings its own pixels.

@@ -131,7 +131,7 @@ TEST(Memory, TheAdviceFitsAndAutoKeepsTheNumbersUnderALimitOfAddressSpace) {
                {"model.base_channels=32",
                 "data.size=32",
                 "train.batch=32",
-                "train.steps=2",
+                "train.steps=4",
                 "log.every_steps=1",
                 "sample.every_steps=0"}};
   const Words words = settings(c);
@@ -146,7 +146,7 @@ TEST(Memory, TheAdviceFitsAndAutoKeepsTheNumbersUnderALimitOfAddressSpace) {
   const int64_t range =
       planned(all)["train"]["total"].get<int64_t>() - planned(one)["train"]["total"].get<int64_t>();
   int64_t fitted = 0;
-  for (int trial = 0; trial < trials(1); ++trial) {
+  for (int trial = 0; trial < trials(2); ++trial) {
     const double share = 0.2 + 0.5 * ((trial * 7) % 10) / 10;
     const int64_t limit = least + static_cast<int64_t>(share * static_cast<double>(range));
     const auto limited = [&](const std::string& name, const Words& more) {
@@ -160,15 +160,17 @@ TEST(Memory, TheAdviceFitsAndAutoKeepsTheNumbersUnderALimitOfAddressSpace) {
     };
     const Outcome refused = limited("refused", {"--set", "train.micro_batch=32"});
     EXPECT_EQ(refused.exit, 7) << refused.err;
-    const std::string key = "train.micro_batch=";
-    const size_t at = refused.err.find(key);
+    const std::string key = "train.micro_batch=", before = "the same training fits in smaller ones";
+    const size_t told = refused.err.find(before);
+    ASSERT_NE(told, std::string::npos) << refused.err;
+    const size_t at = refused.err.find(key, told);
     ASSERT_NE(at, std::string::npos) << refused.err;
     const std::string advised = std::to_string(std::atoi(refused.err.c_str() + at + key.size()));
     // The step that found it out is kept.
     const Outcome again = limited("refused", {"--set", key + advised});
     EXPECT_EQ(again.exit, 0) << again.err;
     EXPECT_NE(again.err.find("going on from"), std::string::npos) << again.err;
-    EXPECT_EQ(logged_lines(folder / ("refused" + std::to_string(trial))), 2);
+    EXPECT_EQ(logged_lines(folder / ("refused" + std::to_string(trial))), 4);
     const Outcome automatic = limited("auto", {});
     EXPECT_EQ(automatic.exit, 0) << automatic.err;
     EXPECT_NEAR(loss(folder / ("auto" + std::to_string(trial))) / loss(folder / "whole"), 1, 1e-6);

@@ -6,12 +6,15 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
+#include <new>
 #include <string>
 #include <vector>
 
+#include "ops/channels_last.h"
 #include "ops/kernels/cpu.h"
 #include "ops/parts.h"
 #include "ops/rounding.h"
+#include "support/cost.h"
 #include "support/threads.h"
 
 namespace diffuse {
@@ -374,6 +377,29 @@ TEST(Conv, GivesTheGradientThatIsAskedFor) {
   conv(x, t[1], t[2]).backward(t[4]);
   const Outcome all = run({2, 32, 16, 4, 8, 3, false}, at::kFloat, true);
   EXPECT_TRUE(at::equal(x.grad(), all.dx));
+}
+
+// oneDNN would run programs that it could not allocate.
+TEST(Conv, IsOutOfMemoryWhereItsProgramsMayNotFit) {
+  if (!kCanLimitCost) GTEST_SKIP() << "the sanitizer reserves terabytes of addresses";
+  const Case c{1, 64, 64, 32, 32, 3, false};
+  const std::vector<at::Tensor> t = inputs(c);
+  const at::Tensor x = t[0].detach().requires_grad_();
+  const auto all = [&] {
+    return std::vector<at::Tensor>{
+        conv(x, t[1], t[2]), halved_conv(x, t[1], t[2], 1), upsampled_conv(x, t[1], t[2])};
+  };
+  for (const at::Tensor& y : all()) {
+    {
+      const MappingLimit little(16);
+      EXPECT_THROW(conv(x, t[1], t[2]), std::bad_alloc);
+      EXPECT_THROW(halved_conv(x, t[1], t[2], 1), std::bad_alloc);
+      EXPECT_THROW(upsampled_conv(x, t[1], t[2]), std::bad_alloc);
+      EXPECT_THROW(y.sum().backward(), std::bad_alloc);
+    }
+    const MappingLimit enough(128);
+    for (const at::Tensor& again : all()) EXPECT_NO_THROW(again.sum().backward());
+  }
 }
 
 // Every instruction set, on one picture of integers, whose sums are exact.

@@ -31,14 +31,35 @@ struct Cost {
   }
 };
 
+/// Bytes of addresses that this process has mapped.
+inline int64_t mapped_bytes() {
+  int64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  return pages * ::sysconf(_SC_PAGESIZE);
+}
+
+/// This process cannot map more than `mib` beside what it has, until destroyed.
+class MappingLimit {
+ public:
+  explicit MappingLimit(int64_t mib) {
+    ::getrlimit(RLIMIT_AS, &before_);
+    const rlimit limit{static_cast<rlim_t>(mapped_bytes() + (mib << 20)), before_.rlim_max};
+    ::setrlimit(RLIMIT_AS, &limit);
+  }
+  MappingLimit(const MappingLimit&) = delete;
+  MappingLimit& operator=(const MappingLimit&) = delete;
+  ~MappingLimit() { ::setrlimit(RLIMIT_AS, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
 /// Runs f() -> int in a child that the kernel ends after `seconds` of processor time (not of the
 /// clock: other processes do not count), and that cannot get more than `mib` of further memory.
 template <class F>
 Cost limited(int seconds, int64_t mib, F&& f) {
   const pid_t pid = fork_child([&] {
-    int64_t pages = 0;
-    std::ifstream("/proc/self/statm") >> pages;
-    const auto bytes = static_cast<rlim_t>(pages * ::sysconf(_SC_PAGESIZE) + (mib << 20));
+    const auto bytes = static_cast<rlim_t>(mapped_bytes() + (mib << 20));
     const rlimit memory{bytes, bytes},
         time{static_cast<rlim_t>(seconds), static_cast<rlim_t>(seconds) + 1};
     const rlimit no_core{0, 0};

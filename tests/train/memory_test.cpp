@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <iterator>
 #include <new>
 #include <optional>
 #include <random>
@@ -27,15 +28,23 @@
 namespace diffuse {
 namespace {
 
-/// Refuses what would make more than `limit` bytes live.
+constexpr int64_t kUnlimited = int64_t{1} << 40;
+
+/// Refuses what would make more than `limit` bytes live, and one allocation when `left` others have
+/// been made.
 class LimitedAllocator : public c10::Allocator {
  public:
   std::atomic<int64_t> live{0}, peak{0};
-  std::atomic<int64_t> limit{int64_t{1} << 40};
+  std::atomic<int64_t> limit{kUnlimited}, left{kUnlimited};
+  /// The fewest bytes live before one of the kAfter allocations after the refused one.
+  static constexpr int64_t kAfter = 20;
+  std::atomic<int64_t> lowest{kUnlimited};
 
   at::DataPtr allocate(size_t bytes) override {
     const auto size = static_cast<int64_t>(bytes);
-    if (live + size > limit)
+    const int64_t others = left--;
+    if (others < 0 && others > -kAfter) lowest = std::min(lowest.load(), live.load());
+    if (live + size > limit || others == 0)
       C10_THROW_ERROR(Error,
                       "[enforce fail at alloc_cpu.cpp:1] data. DefaultCPUAllocator: can't allocate "
                       "memory: you tried to allocate " +
@@ -78,7 +87,7 @@ class Memory : public testing::Test {
     c10::SetCPUAllocator(&allocator(), 100);
   }
   void TearDown() override {
-    allocator().limit = int64_t{1} << 40;
+    allocator().limit = kUnlimited;
     c10::SetCPUAllocator(before_, 100);
   }
 
@@ -183,7 +192,7 @@ TEST_F(Memory, TheAdviceFitsAndAutoKeepsTheNumbersInFiftyTrials) {
         EXPECT_EQ(e.code, Exit::device);
         message = e.what();
       }
-      allocator().limit = int64_t{1} << 40;
+      allocator().limit = kUnlimited;
       return std::pair(loss, message);
     };
 
@@ -195,6 +204,9 @@ TEST_F(Memory, TheAdviceFitsAndAutoKeepsTheNumbersInFiftyTrials) {
     const int64_t advised = std::atoll(message.c_str() + at + 18);
     ASSERT_GE(advised, 1);
     ASSERT_LT(advised, run.batch);
+    // Nothing of the attempts before is left: the next larger one does not fit by itself.
+    const std::vector<int64_t> sizes = micro_batches(run.batch);
+    EXPECT_GT(run.peak(*std::prev(std::find(sizes.begin(), sizes.end(), advised))), room);
     TrainState again = run.fresh();
     const auto [loss, failed] = with_limit(again, advised, false);
     right += failed.empty();
@@ -212,6 +224,37 @@ TEST_F(Memory, TheAdviceFitsAndAutoKeepsTheNumbersInFiftyTrials) {
   EXPECT_GE(right, count * 95 / 100) << "the advice fits";
   EXPECT_GT(halved, 0);
   EXPECT_LT(halved, count);
+}
+
+TEST_F(Memory, WhatAFailedAttemptHeldIsGivenBack) {
+  const PictureStep run(8, 8, 8, 1);
+  int64_t made = 0;
+  // The fewest bytes live when a step begins again whose allocation number `failing` was refused;
+  // none where LibTorch could do without it.
+  const auto held_after = [&](int64_t failing) -> std::optional<int64_t> {
+    const int64_t before = allocator().live;
+    TrainState state = run.fresh();
+    allocator().lowest = kUnlimited;
+    allocator().left = failing;
+    run.step(state, run.batch, true);
+    made = failing - allocator().left;
+    allocator().left = kUnlimited;
+    return state.micro_batch == 0 ? std::nullopt : std::optional(allocator().lowest - before);
+  };
+  held_after(kUnlimited);
+  const int64_t all = made, first = all / 20, last = all * 19 / 20, tries = 60;
+  const std::optional<int64_t> nothing = held_after(first);
+  ASSERT_TRUE(nothing);
+  int64_t noticed = 0;
+  for (int64_t i = 0; i < tries; ++i) {  // in the forward and the backward pass
+    const int64_t failing = first + (last - first) * i / tries;
+    const std::optional<int64_t> held = held_after(failing);
+    if (!held) continue;
+    ++noticed;
+    // Beside the gradient of a single number.
+    EXPECT_LE(*held, *nothing + 4) << failing << " of " << all;
+  }
+  EXPECT_GE(noticed, tries * 9 / 10);
 }
 
 TEST_F(Memory, WhereNothingFitsTheMessageSaysSo) {
@@ -237,6 +280,7 @@ TEST(OutOfMemory, LibrariesSayItInTheirOwnWords) {
   // Of which the reason is that there is none for the arguments.
   EXPECT_FALSE(out_of_memory(
       std::runtime_error("could not create a primitive descriptor for a convolution")));
+  EXPECT_FALSE(out_of_memory(Error(Exit::device, "out of memory: use a smaller micro-batch")));
 }
 
 TEST(MicroBatches, FallFromTheBatchToOnePicture) {
