@@ -96,6 +96,7 @@ int verify_paths(const std::vector<std::string>& paths, bool json) {
                     "that wrote it");
   throw Error(Exit::checkpoint,
               std::to_string(damaged) + of + (damaged == 1 ? " is" : " are") + " damaged" +
+                  (unknown > 0 ? ", and " + std::to_string(unknown) + " could not be read" : "") +
                   "; restore what is from a copy, or remove it; train, "
                   "sample and evaluate take the newest good one of a run");
 }

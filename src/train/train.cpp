@@ -102,7 +102,7 @@ class Step {
     if (split_.empty()) return;
     const std::string why = std::exchange(split_, "");
     const std::string n = std::to_string(micro_batch_);
-    if (!setup_.split)
+    if (!setup_.split && state_.step < setup_.steps)
       throw Error(Exit::device,
                   "out of memory: " + why + ", for a micro-batch of " +
                       std::to_string(setup_.micro_batch) +
@@ -112,7 +112,7 @@ class Step {
     log::warn("out of memory: " + why + "; going on with " + n +
               " pictures at once (train.micro_batch), the batch stays " +
               std::to_string(setup_.batch));
-    state_.micro_batch = micro_batch_;
+    if (setup_.split) state_.micro_batch = micro_batch_;
   }
 
   /// The weighted loss of each sample, [batch]; only for an adaptive time sampler.

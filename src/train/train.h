@@ -64,7 +64,7 @@ std::function<bool(int64_t)> every(int64_t steps);
 /// Where memory runs out in a step, it is made again in smaller micro-batches; the batch, and what
 /// is drawn, stay. With setup.split that is told, kept in state.micro_batch, and training goes on;
 /// else it throws Error{device} with the micro-batch that was found to work, when that step is
-/// made.
+/// made, unless it was the last.
 bool train(TrainState& state,
            const TrainSetup& setup,
            BatchSource& batches,

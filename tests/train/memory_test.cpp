@@ -112,7 +112,7 @@ class NoisePictures : public BatchSource {
   int64_t batch_, side_;
 };
 
-/// One step of a U-Net.
+/// One step of a U-Net, and not the last one of its training.
 struct PictureStep {
   int64_t batch = 0, side = 0;
   UNetOptions options;
@@ -143,7 +143,7 @@ struct PictureStep {
            .times = *times,
            .image_shape = {1, side, side},
            .optim = {},
-           .steps = state.step + 1,
+           .steps = state.step + 2,
            .batch = batch,
            .micro_batch = micro_batch,
            .seed = 1,
@@ -151,7 +151,7 @@ struct PictureStep {
            .split = split},
           pictures,
           {},
-          [] { return false; });
+          [] { return true; });
     return state.tally[Tally::loss].item<double>();
   }
   /// Most bytes that a step has live beside what was there before.
