@@ -176,7 +176,7 @@ std::pair<at::Tensor, at::Tensor> parameter_gradients(const ConvShape& shape,
   // it.
   constexpr int64_t kInputs = 32;
   const int64_t columns = (shape.in + kInputs - 1) / kInputs;
-  const int64_t outputs = shape.out / 32 * columns >= 4 * at::get_num_threads() ? 32 : 16;
+  const int64_t outputs = shape.out / 32 * columns >= int64_t{4} * at::get_num_threads() ? 32 : 16;
   const int64_t rows = (shape.out + outputs - 1) / outputs;
   at::parallel_for(0, rows * columns, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
