@@ -67,22 +67,33 @@ Json json_of(const std::vector<Checked>& all, int64_t damaged, int64_t unknown) 
 int verify_paths(const std::vector<std::string>& paths, bool json) {
   std::vector<Checked> all;
   int64_t damaged = 0, unknown = 0;
-  for (const std::string& path : paths)
-    for (const fs::path& checkpoint : checkpoints_at(path)) {
+  const auto add = [&](Checked one) {
+    if (!one.problem.empty()) ++(one.damaged ? damaged : unknown);
+    if (!json)
+      print(one.problem.empty()
+                ? "good     " + printable(one.path.string(), true) + "  " +
+                      counted(static_cast<int64_t>(one.files.size()), "file") + ", " +
+                      std::to_string(one.bytes()) + " bytes, " + one.hash + "\n"
+                : (one.damaged ? "damaged  " : "unknown  ") + printable(one.path.string(), true) +
+                      "  " + printable(one.problem, true) + "\n");
+    all.push_back(std::move(one));
+  };
+  for (const std::string& path : paths) {
+    std::vector<fs::path> checkpoints;
+    try {
+      checkpoints = checkpoints_at(path);
+    } catch (const Error& e) {
+      if (paths.size() == 1) throw;
+      add({.path = path, .problem = e.what(), .damaged = false, .hash = {}, .files = {}});
+    }
+    for (const fs::path& checkpoint : checkpoints) {
       Checked one = check_one(checkpoint);
       // A run that is going on may have pruned it meanwhile.
       std::error_code error;
       if (!one.problem.empty() && !fs::exists(checkpoint, error)) continue;
-      if (!one.problem.empty()) ++(one.damaged ? damaged : unknown);
-      if (!json)
-        print(one.problem.empty()
-                  ? "good     " + printable(one.path.string(), true) + "  " +
-                        counted(static_cast<int64_t>(one.files.size()), "file") + ", " +
-                        std::to_string(one.bytes()) + " bytes, " + one.hash + "\n"
-                  : (one.damaged ? "damaged  " : "unknown  ") + printable(one.path.string(), true) +
-                        "  " + printable(one.problem, true) + "\n");
-      all.push_back(std::move(one));
+      add(std::move(one));
     }
+  }
   if (json)
     print(json_of(all, damaged, unknown).dump(2, ' ', false, Json::error_handler_t::replace) +
           "\n");

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "config/values.h"
 #include "core.h"
 #include "core/commands.h"
 #include "core/model.h"
@@ -508,7 +509,8 @@ int64_t fitting_micro_batch(const Config& config, const PlanQuery& query) {
   int64_t held = 0;
   for (const auto& [name, bytes] : plan_memory(config, query).train.parts)
     if (name != "activations" && name != "saving") held += bytes;
-  const int64_t room = mapping_is_limited() ? 2 * kRoomForPrograms : 0;
+  // Programs are made for each size that is tried and kept: the first one had better fit.
+  const int64_t room = mapping_is_limited() && !config.data.are_points() ? 2 * kRoomForPrograms : 0;
   return largest_micro_batch(config, query, held + (memory_available() - room) / 10 * 9);
 }
 
@@ -664,6 +666,17 @@ int run_session(Session& session) {
   return static_cast<int>(code);
 }
 
+/// What may help where there is no memory for more than a step's maps.
+std::string memory_remedy(const Config& config) {
+  std::vector<std::string> less;
+  if (config.train.micro_batch.value_or(config.train.batch) > 1)
+    less.emplace_back("--set train.micro_batch=1");
+  if (!config.data.are_points() && config.data.cache != CachePolicy::none)
+    less.emplace_back("--set data.cache=none");
+  less.emplace_back("a smaller network");
+  return "diffuse check --plan says what needs how much; these need less: " + list_of(less);
+}
+
 }  // namespace
 
 int run_train(const TrainRequest& request) {
@@ -695,11 +708,9 @@ int run_train(const TrainRequest& request) {
   }
   session.device = pick_device(session.config.train.device);
   session.bf16 = set_precision(session.config.train.precision, session.device);
-  const std::string remedy =
-      "diffuse check --plan says what needs how much; --set train.micro_batch=1 and --set "
-      "data.cache=none need less";
   try {
-    const int code = with_memory_advice(remedy, [&] { return run_session(session); });
+    const int code =
+        with_memory_advice(memory_remedy(session.config), [&] { return run_session(session); });
     log::close_file();
     return code;
   } catch (const Error& e) {

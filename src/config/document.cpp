@@ -260,7 +260,9 @@ bool check_bytes(Report& report, size_t source) {
   std::string why;
   const size_t bad = find_unprintable(text, why);
   if (bad == std::string_view::npos) return true;
-  report.error(place_of_offset(text, source, bad), why, "save the file as UTF-8 text");
+  report.error(place_of_offset(text, source, bad),
+               why,
+               report.is_override(source) ? "" : "save the file as UTF-8 text");
   return false;
 }
 

@@ -134,9 +134,15 @@ class Step {
       micro_batch_ = n;
       return;
     }
+    // What is left of larger ones, oneDNN's programs above all, may be what is missing.
     throw Error(Exit::device,
                 "out of memory: " + why + "; not even a micro-batch of " +
-                    std::to_string(micro_batch_) + " fits: use a smaller network or data.size");
+                    std::to_string(micro_batch_) + " fits" +
+                    (setup_.micro_batch > micro_batch_
+                         ? " after the larger ones: begin with --set train.micro_batch=" +
+                               std::to_string(micro_batch_) + ", or"
+                         : ":") +
+                    " use a smaller network or data.size");
   }
 
   /// False: abandoned.

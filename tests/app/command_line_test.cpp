@@ -766,6 +766,16 @@ TEST(Verify, ANewerVersionIsNoDamage) {
   EXPECT_EQ(json["good"], 0);
   EXPECT_EQ(json["damaged"], 1);
   EXPECT_EQ(json["unknown"], 1);
+  const Outcome absent = diffuse({"verify", folder / "absent", folder.path()});
+  EXPECT_EQ(absent.exit, 6);
+  EXPECT_NE(absent.out.find("unknown  " + (folder / "absent").string() + "  "), std::string::npos)
+      << absent.out;
+  EXPECT_NE(absent.err.find("1 of 3 checkpoints is damaged, and 2 could not be read;"),
+            std::string::npos)
+      << absent.err;
+  const Outcome alone = diffuse({"verify", folder / "absent"});
+  EXPECT_EQ(alone.exit, 6);
+  EXPECT_NE(alone.err.find("does not exist"), std::string::npos) << alone.err;
 }
 
 TEST(CommandLine, ALibraryThatCannotBeLoadedNamesTheRemedy) {

@@ -593,9 +593,12 @@ TEST(Overrides, Errors) {
 }
 
 // A value that was pasted from such a file.
-TEST(Overrides, AByteOrderMarkIsNoPartOfThem) {
+TEST(Overrides, AreUtf8AndAByteOrderMarkIsNoPartOfThem) {
   const std::string mark = "\xEF\xBB\xBF";
   EXPECT_EQ(load(kMinimal, {mark + "optim.lr=1e-3"}).config.optim.lr, 1e-3);
+  const std::string no_text = errors(kMinimal, {"run.notes=\xE9"});
+  EXPECT_NE(no_text.find("not UTF-8: byte 0xE9"), std::string::npos) << no_text;
+  EXPECT_EQ(no_text.find("save the file"), std::string::npos) << no_text;
   const std::string nothing = "'run.notes' has no value";
   EXPECT_NE(errors(kMinimal, {mark + "run.notes="}).find(nothing), std::string::npos);
 }
