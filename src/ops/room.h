@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "base/memory.h"
+
 namespace diffuse {
 
 /// Enough for the programs that oneDNN compiles for one operator, 256 KiB each. All of the digits'
@@ -19,7 +21,7 @@ void need_room(int64_t bytes);
 /// and its gradient throw as need_room() does.
 template <class F>
 at::Tensor with_room(const at::Tensor& x, int64_t values, const F& f) {
-  if (!x.is_cpu()) return f();
+  if (!x.is_cpu() || !mapping_is_limited()) return f();
   const int64_t bytes = values * x.element_size();
   need_room(bytes);
   at::Tensor y = f();

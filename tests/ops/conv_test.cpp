@@ -389,6 +389,7 @@ TEST(Conv, IsOutOfMemoryWhereItsProgramsMayNotFit) {
     return std::vector<at::Tensor>{
         conv(x, t[1], t[2]), halved_conv(x, t[1], t[2], 1), upsampled_conv(x, t[1], t[2])};
   };
+  const MappingLimit enough(256);
   for (const at::Tensor& y : all()) {
     {
       const MappingLimit little(16);
@@ -397,7 +398,6 @@ TEST(Conv, IsOutOfMemoryWhereItsProgramsMayNotFit) {
       EXPECT_THROW(upsampled_conv(x, t[1], t[2]), std::bad_alloc);
       EXPECT_THROW(y.sum().backward(), std::bad_alloc);
     }
-    const MappingLimit enough(128);
     for (const at::Tensor& again : all()) EXPECT_NO_THROW(again.sum().backward());
   }
 }
