@@ -7,6 +7,7 @@
 
 #include "base/device.h"
 #include "base/text.h"
+#include "config/document.h"
 #include "config/values.h"
 
 namespace diffuse {
@@ -175,7 +176,7 @@ std::vector<Finding> check(const Config& config) {
   if (!is_folder_name(config.run.name))
     out.push_back({.error = true,
                    .key = "run.name",
-                   .message = "'" + config.run.name +
+                   .message = "'" + excerpt(config.run.name) +
                               "' cannot name a folder: it must not be empty, start with '.', or "
                               "contain '/' or control characters"});
   if (config.data.are_points()) {

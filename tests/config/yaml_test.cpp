@@ -592,6 +592,14 @@ TEST(Overrides, Errors) {
   EXPECT_NE(errors(kMinimal, {"optim.lr=&a 1"}).find("anchors"), std::string::npos);
 }
 
+// A message is one line, whatever it is about.
+TEST(Yaml, ANameOfManyLinesIsShownShort) {
+  const std::string text =
+      errors(kMinimal + "run: {name: \"a\\nb: error: c/" + std::string(200, 'd') + "\"}");
+  EXPECT_NE(text.find("'a b: error: c/ddd"), std::string::npos) << text;
+  EXPECT_NE(text.find("ddd...' cannot name a folder"), std::string::npos) << text;
+}
+
 // A value that was pasted from such a file.
 TEST(Overrides, AreUtf8AndAByteOrderMarkIsNoPartOfThem) {
   const std::string mark = "\xEF\xBB\xBF";
